@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The pure core: what the hypervisor decides, with no `unsafe`, no atomics and no kernel API.
+//!
+//! The same files are compiled into `vireo.ko` and, by `selftests/unit`, into a host crate where they
+//! are tested at native speed. Everything here is single-owner (`&mut`): locks, atomics and hardware
+//! belong to the glue around it.
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod errno;
