@@ -9,3 +9,4 @@
 
 pub mod addr;
 pub mod errno;
+pub mod vmx;

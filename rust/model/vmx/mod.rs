@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Intel VT-x as data: VMCS fields, control computation and exit decoding (SDM vol. 3, VMX chapters).
+
+pub mod field;
