@@ -10,3 +10,4 @@
 pub mod addr;
 pub mod errno;
 pub mod vmx;
+pub mod x86;
