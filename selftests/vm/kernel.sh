@@ -1,0 +1,2 @@
+#!/bin/bash
+echo ${KDIR:-$HOME/.cache/vireo/kernel-bringup}

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# QEMU as the nested VM: AMD-V by emulation, or either kind where the machine has it; sourced by emulator.sh.
+
+# start_qemu CMDLINE ACCELERATOR CPU
+start_qemu() {
+	local output
+	if [ "$interactive" = yes ]; then
+		output=stdio,signal=off
+	else
+		output=file,path=$work/output
+	fi
+	local command=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
+		-machine q35 -accel "$2" -cpu "$3" -smp "$cpus" -m "$mem"
+		-kernel "$kernel/vmlinux" -initrd "$work/initrd" -append "$1"
+		-chardev "file,id=console,path=$work/console" -serial chardev:console
+		-chardev "$output,id=output" -serial chardev:output)
+	if [ "$interactive" = yes ]; then
+		"${command[@]}" <&0 2>"$work/emulator.log" &
+	else
+		"${command[@]}" </dev/null >"$work/emulator.log" 2>&1 &
+	fi
+	emulator=$!
+}
