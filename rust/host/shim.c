@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Inline functions and macros of the kernel, as functions that Rust can call. No policy lives here.
+ *
+ * The functions under "for KVM's modules" use symbols that Linux exports to KVM only; a substitute for a
+ * stock kernel belongs in their place.
+ */
+#include <linux/context_tracking.h>
+#include <linux/entry-virt.h>
+#include <linux/irqflags.h>
+#include <linux/mm.h>
+#include <linux/pgtable.h>
+#include <linux/rcuwait.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+#include <linux/vtime.h>
+#include <trace/events/ipi.h>
+#include <asm/cpu_entry_area.h>
+#include <asm/debugreg.h>
+#include <asm/desc.h>
+#include <asm/entry-common.h>
+#include <asm/fpu/api.h>
+#include <asm/fpu/xcr.h>
+#include <asm/fred.h>
+#include <asm/fsgsbase.h>
+#include <asm/mce.h>
+#include <asm/mmu_context.h>
+#include <asm/msr.h>
+#include <asm/tsc.h>
+#include <asm/virt.h>
+#include <asm/vmx.h>
+#include "shim.h"
+
+static_assert(offsetof(struct vireo_regs, host_rsp) == VIREO_REGS_HOST_RSP);
+static_assert(offsetof(struct vireo_regs, launched) == VIREO_REGS_LAUNCHED);
+
+/* --- CPU features ------------------------------------------------------------------------------- */
+
+bool vireo_cpu_has_vmx(void)
+{
+	return boot_cpu_has(X86_FEATURE_VMX);
+}
+
+bool vireo_cpu_has_svm(void)
+{
+	return boot_cpu_has(X86_FEATURE_SVM);
+}
+
+bool vireo_cpu_has_xsave(void)
+{
+	return boot_cpu_has(X86_FEATURE_XSAVE);
+}
+
+bool vireo_cpu_has_xsaves(void)
+{
+	return boot_cpu_has(X86_FEATURE_XSAVES);
+}
+
+bool vireo_cpu_has_spec_ctrl(void)
+{
+	return boot_cpu_has(X86_FEATURE_MSR_SPEC_CTRL);
+}
+
+/* --- for KVM's modules -------------------------------------------------------------------------- */
+
+int vireo_virt_get_ref(bool svm)
+{
+	return x86_virt_get_ref(svm ? X86_FEATURE_SVM : X86_FEATURE_VMX);
+}
+
+void vireo_virt_put_ref(bool svm)
+{
+	x86_virt_put_ref(svm ? X86_FEATURE_SVM : X86_FEATURE_VMX);
+}
+
+bool vireo_rebooting(void)
+{
+	return virt_rebooting;
+}
+
+/* Makes the FPU registers those of the current fpstate. Interrupts are off. */
+void vireo_fpu_sync(void)
+{
+	fpregs_assert_state_consistent();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+}
+
+/* Interrupts are off. */
+void vireo_restore_host_debug(void)
+{
+	if (hw_breakpoint_active())
+		hw_breakpoint_restore();
+}
+
+/* Interrupts are off: an NMI that ended the guest's run is delivered to the host here. */
+static __always_inline void vireo_deliver_nmi(void)
+{
+	instrumentation_begin();
+	x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
+	instrumentation_end();
+}
+
+void vireo_host_save(struct vireo_host_state *state)
+{
+	store_ldt(state->ldt);
+	savesegment(ds, state->ds);
+	savesegment(es, state->es);
+	current_save_fsgs();
+	state->fs = current->thread.fsindex;
+	state->gs = current->thread.gsindex;
+	state->fs_base = current->thread.fsbase;
+	state->kernel_gs_base = current->thread.gsbase;
+}
+
+/* --- the rest is exported to all modules -------------------------------------------------------- */
+
+void vireo_host_restore(const struct vireo_host_state *state)
+{
+	/* A VM exit loads null selectors and maximal limits (SDM vol. 3 28.5.2). */
+	if (state->ldt)
+		asm volatile("lldt %0" : : "m"(state->ldt));
+	if (state->gs)
+		load_gs_index(state->gs);
+	if (state->fs) {
+		loadsegment(fs, state->fs);
+		wrmsrq(MSR_FS_BASE, state->fs_base);
+	}
+	if (unlikely(state->ds | state->es)) {
+		loadsegment(ds, state->ds);
+		loadsegment(es, state->es);
+	}
+	invalidate_tss_limit();
+	load_fixmap_gdt(raw_smp_processor_id());
+	wrmsrq(MSR_KERNEL_GS_BASE, state->kernel_gs_base);
+}
+
+void vireo_cpu_state(struct vireo_cpu_state *state)
+{
+	int cpu = raw_smp_processor_id();
+	struct desc_ptr idt;
+
+	store_idt(&idt);
+	state->idt_base = idt.address;
+	state->gs_base = cpu_kernelmode_gs_base(cpu);
+	state->tr_base = (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss;
+	state->gdt_base = (unsigned long)get_current_gdt_ro();
+	rdmsrq(MSR_IA32_SYSENTER_ESP, state->sysenter_esp);
+}
+
+int vireo_this_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+unsigned long vireo_irq_save(void)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	return flags;
+}
+
+void vireo_irq_restore(unsigned long flags)
+{
+	local_irq_restore(flags);
+}
+
+void vireo_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void vireo_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+void vireo_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void vireo_preempt_enable(void)
+{
+	preempt_enable();
+}
+
+int vireo_rdmsr_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
+}
+
+bool vireo_exit_work_pending(void)
+{
+	return __xfer_to_guest_mode_work_pending();
+}
+
+int vireo_handle_exit_work(void)
+{
+	return xfer_to_guest_mode_handle_work();
+}
+
+int vireo_vmx_enter(struct vireo_regs *regs);
+
+/*
+ * Runs the guest of the current VMCS until its next VM exit. Interrupts are off. Returns 0, or 1 when
+ * the VM-entry instruction itself failed. *@reason is the exit reason; an NMI has been handled.
+ */
+noinstr int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason)
+{
+	unsigned long value = 0;
+	int failed;
+
+	instrumentation_begin();
+	vtime_account_guest_enter();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	if (!context_tracking_guest_enter())
+		rcu_virt_note_context_switch();
+	instrumentation_end();
+	lockdep_hardirqs_on(CALLER_ADDR0);
+
+	if (regs->cr2 != native_read_cr2())
+		native_write_cr2(regs->cr2);
+	failed = vireo_vmx_enter(regs);
+	regs->cr2 = native_read_cr2();
+
+	if (likely(!failed)) {
+		asm volatile("vmread %1, %0" : "=rm"(value) : "r"(0x4402UL) : "cc");
+		*reason = value;
+	}
+	if (unlikely(!failed && *reason == 0)) {
+		asm volatile("vmread %1, %0" : "=rm"(value) : "r"(0x4404UL) : "cc");
+		if ((value & (INTR_INFO_INTR_TYPE_MASK | INTR_INFO_VALID_MASK)) ==
+		    (INTR_TYPE_NMI_INTR | INTR_INFO_VALID_MASK))
+			vireo_deliver_nmi();
+	}
+
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	context_tracking_guest_exit();
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
+	return failed;
+}
+
+/* Takes the interrupts that arrived in the guest, on its account; interrupts are off before, on after. */
+void vireo_irq_window(void)
+{
+	local_irq_enable();
+	asm volatile("nop" : : : "memory");
+	local_irq_disable();
+	vtime_account_guest_exit();
+	local_irq_enable();
+}
+
+void vireo_machine_check(void)
+{
+	struct pt_regs regs = {
+		.cs = 3,	/* user mode: the fault hit a guest, not the kernel */
+		.flags = X86_EFLAGS_IF,
+	};
+
+	do_machine_check(&regs);
+}
+
+u64 vireo_host_xcr0(void)
+{
+	return boot_cpu_has(X86_FEATURE_OSXSAVE) ? xgetbv(XCR_XFEATURE_ENABLED_MASK) : 0;
+}
+
+u64 vireo_host_xss(void)
+{
+	u64 xss = 0;
+
+	if (boot_cpu_has(X86_FEATURE_XSAVES))
+		rdmsrq(MSR_IA32_XSS, xss);
+	return xss;
+}
+
+/* --- memory ------------------------------------------------------------------------------------- */
+
+/*
+ * Takes a reference to the page behind @hva of the current process, faulting it in. *@writable says
+ * whether a guest may write to it; a read does not break copy-on-write.
+ */
+int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn)
+{
+	struct page *page;
+	long n;
+
+	*writable = true;
+	if (get_user_page_fast_only(hva, FOLL_WRITE, &page)) {
+		*pfn = page_to_pfn(page);
+		return 0;
+	}
+	n = get_user_pages_unlocked(hva, 1, &page, FOLL_HWPOISON | (write ? FOLL_WRITE : 0));
+	if (n != 1)
+		return n < 0 ? n : -EFAULT;
+	*writable = write;
+	*pfn = page_to_pfn(page);
+	return 0;
+}
+
+void vireo_release_pfn(unsigned long pfn)
+{
+	put_page(pfn_to_page(pfn));
+}
+
+/*
+ * Returns the order of the host's mapping of @hva: 0, 9 (2 MiB) or 18 (1 GiB). The answer is stale as
+ * soon as it is given: it may be used only under a check that no invalidation has come between.
+ */
+unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva)
+{
+	unsigned int order = 0;
+	unsigned long flags;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	/* Interrupts off keep the tables from being freed; each entry is read once. */
+	local_irq_save(flags);
+	pgd = READ_ONCE(*pgd_offset(mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		order = PUD_SHIFT - PAGE_SHIFT;
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	if (pmd_present(pmd) && pmd_leaf(pmd))
+		order = PMD_SHIFT - PAGE_SHIFT;
+out:
+	local_irq_restore(flags);
+	return order;
+}
+
+unsigned long vireo_virt_to_pfn(const void *addr)
+{
+	return page_to_pfn(virt_to_page(addr));
+}
+
+void *vireo_pfn_to_virt(unsigned long pfn)
+{
+	return page_to_virt(pfn_to_page(pfn));
+}
+
+unsigned long vireo_alloc_page(void)
+{
+	return get_zeroed_page(GFP_KERNEL_ACCOUNT);
+}
+
+void vireo_free_page(unsigned long addr)
+{
+	free_page(addr);
+}
+
+/* --- waiting, time, other CPUs ------------------------------------------------------------------ */
+
+void vireo_wait_init(struct rcuwait *wait)
+{
+	rcuwait_init(wait);
+}
+
+/* Sleeps until @ready(@arg) or a signal; returns 0 or -EINTR. */
+int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg)
+{
+	return rcuwait_wait_event(wait, ready(arg), TASK_INTERRUPTIBLE);
+}
+
+u64 vireo_tsc_khz(void)
+{
+	return tsc_khz;
+}
+
+void vireo_kick_cpu(int cpu)
+{
+	if (cpu_online(cpu))
+		smp_send_reschedule(cpu);
+}
+
+static void vireo_nop(void *unused)
+{
+}
+
+/* Returns when @cpu has taken an interrupt, hence left the guest that it ran. */
+void vireo_call_on_cpu(int cpu)
+{
+	smp_call_function_single(cpu, vireo_nop, NULL, 1);
+}

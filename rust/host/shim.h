@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What Rust cannot call by itself: inline functions and macros of the kernel, and the few symbols that
+ * Linux exports to KVM's modules only (rust/README.md lists them).
+ */
+#ifndef VIREO_SHIM_H
+#define VIREO_SHIM_H
+
+/* Offsets within struct vireo_regs that entry.S uses; checked in shim.c. */
+#define VIREO_REGS_HOST_RSP	(16 * 8)
+#define VIREO_REGS_LAUNCHED	(17 * 8)
+
+#ifndef __ASSEMBLER__
+
+#include <linux/types.h>
+#include <linux/mm_types.h>
+#include <linux/rcuwait.h>
+
+/* The guest's registers that VM entry and exit do not switch, in hardware order (RAX, RCX, RDX, ...). */
+struct vireo_regs {
+	u64 gpr[16];		/* the slot of RSP is filled from the VMCS or VMCB */
+	u64 host_rsp;		/* what the VMCS holds in HOST_RSP */
+	u64 launched;		/* VMRESUME instead of VMLAUNCH */
+	u64 cr2;
+	u64 spec_ctrl;
+};
+
+/* The host's user state that a guest displaces while its vCPU is loaded. */
+struct vireo_host_state {
+	u64 fs_base;
+	u64 kernel_gs_base;
+	u16 ds, es, fs, gs, ldt;
+};
+
+/* Registers of the host that a VM exit loads and that differ between CPUs. */
+struct vireo_cpu_state {
+	u64 gs_base;
+	u64 tr_base;
+	u64 gdt_base;
+	u64 idt_base;
+	u64 sysenter_esp;
+};
+
+bool vireo_cpu_has_vmx(void);
+bool vireo_cpu_has_svm(void);
+bool vireo_cpu_has_xsave(void);
+bool vireo_cpu_has_xsaves(void);
+bool vireo_cpu_has_spec_ctrl(void);
+int vireo_virt_get_ref(bool svm);
+void vireo_virt_put_ref(bool svm);
+bool vireo_rebooting(void);
+
+int vireo_this_cpu(void);
+unsigned long vireo_irq_save(void);
+void vireo_irq_restore(unsigned long flags);
+void vireo_irq_disable(void);
+void vireo_irq_enable(void);
+void vireo_preempt_disable(void);
+void vireo_preempt_enable(void);
+int vireo_rdmsr_safe(u32 msr, u64 *value);
+bool vireo_exit_work_pending(void);
+int vireo_handle_exit_work(void);
+
+void vireo_cpu_state(struct vireo_cpu_state *state);
+void vireo_host_save(struct vireo_host_state *state);
+void vireo_host_restore(const struct vireo_host_state *state);
+
+int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason);
+void vireo_irq_window(void);
+void vireo_machine_check(void);
+void vireo_vmx_exit(void);
+
+void vireo_fpu_sync(void);
+u64 vireo_host_xcr0(void);
+u64 vireo_host_xss(void);
+void vireo_restore_host_debug(void);
+
+int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn);
+void vireo_release_pfn(unsigned long pfn);
+unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva);
+unsigned long vireo_virt_to_pfn(const void *addr);
+void *vireo_pfn_to_virt(unsigned long pfn);
+unsigned long vireo_alloc_page(void);
+void vireo_free_page(unsigned long addr);
+
+void vireo_wait_init(struct rcuwait *wait);
+int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg);
+
+u64 vireo_tsc_khz(void);
+void vireo_kick_cpu(int cpu);
+void vireo_call_on_cpu(int cpu);
+
+#endif /* __ASSEMBLER__ */
+#endif
