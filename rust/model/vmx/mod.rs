@@ -2,4 +2,7 @@
 
 //! Intel VT-x as data: VMCS fields, control computation and exit decoding (SDM vol. 3, VMX chapters).
 
+pub mod caps;
+pub mod cr;
+pub mod ctls;
 pub mod field;
