@@ -8,6 +8,10 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod apic;
+pub mod cpuid;
 pub mod errno;
+pub mod msi;
 pub mod vmx;
 pub mod x86;
+pub mod xstate;
