@@ -16,7 +16,7 @@ macro_rules! guest {
             ".set APIC, 0xfee00000; .set IOAPIC, 0xfec00000; .set MMIO, 0xd0000000",
             ".set STACK, 0x3fff0; .set CODE, 0x10000",
             ".code64",
-            ".balign 16",
+            ".balign 64",
             concat!("guest_", stringify!($name), "_start:"),
             "99:",
             $($line,)+

@@ -4,8 +4,10 @@
 use crate::harness::Test;
 
 mod entry;
+mod exit_io;
+mod exit_mmio;
 
 /// All tests, in the order in which they run.
 pub fn all() -> Vec<&'static Test> {
-    [entry::TESTS].into_iter().flatten().collect()
+    [entry::TESTS, exit_io::TESTS, exit_mmio::TESTS].into_iter().flatten().collect()
 }
