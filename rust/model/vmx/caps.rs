@@ -2,41 +2,7 @@
 
 //! The VMX capability MSRs (SDM vol. 3, app. A).
 
-/// Indices of the VMX capability MSRs.
-pub mod msr {
-    /// IA32_VMX_BASIC.
-    pub const BASIC: u32 = 0x480;
-    /// IA32_VMX_PINBASED_CTLS.
-    pub const PINBASED_CTLS: u32 = 0x481;
-    /// IA32_VMX_PROCBASED_CTLS.
-    pub const PROCBASED_CTLS: u32 = 0x482;
-    /// IA32_VMX_EXIT_CTLS.
-    pub const EXIT_CTLS: u32 = 0x483;
-    /// IA32_VMX_ENTRY_CTLS.
-    pub const ENTRY_CTLS: u32 = 0x484;
-    /// IA32_VMX_MISC.
-    pub const MISC: u32 = 0x485;
-    /// IA32_VMX_CR0_FIXED0.
-    pub const CR0_FIXED0: u32 = 0x486;
-    /// IA32_VMX_CR0_FIXED1.
-    pub const CR0_FIXED1: u32 = 0x487;
-    /// IA32_VMX_CR4_FIXED0.
-    pub const CR4_FIXED0: u32 = 0x488;
-    /// IA32_VMX_CR4_FIXED1.
-    pub const CR4_FIXED1: u32 = 0x489;
-    /// IA32_VMX_PROCBASED_CTLS2.
-    pub const PROCBASED_CTLS2: u32 = 0x48b;
-    /// IA32_VMX_EPT_VPID_CAP.
-    pub const EPT_VPID_CAP: u32 = 0x48c;
-    /// IA32_VMX_TRUE_PINBASED_CTLS.
-    pub const TRUE_PINBASED_CTLS: u32 = 0x48d;
-    /// IA32_VMX_TRUE_PROCBASED_CTLS.
-    pub const TRUE_PROCBASED_CTLS: u32 = 0x48e;
-    /// IA32_VMX_TRUE_EXIT_CTLS.
-    pub const TRUE_EXIT_CTLS: u32 = 0x48f;
-    /// IA32_VMX_TRUE_ENTRY_CTLS.
-    pub const TRUE_ENTRY_CTLS: u32 = 0x490;
-}
+use crate::model::x86::msr;
 
 /// Bits and fields of IA32_VMX_BASIC (app. A.1).
 pub mod basic {
@@ -190,30 +156,30 @@ impl CapabilityMsrs {
         use super::ctls::{primary, secondary};
 
         let mut msrs = Self {
-            basic: rdmsr(msr::BASIC),
-            pinbased: rdmsr(msr::PINBASED_CTLS),
-            procbased: rdmsr(msr::PROCBASED_CTLS),
-            exit: rdmsr(msr::EXIT_CTLS),
-            entry: rdmsr(msr::ENTRY_CTLS),
-            misc: rdmsr(msr::MISC),
-            cr0_fixed0: rdmsr(msr::CR0_FIXED0),
-            cr0_fixed1: rdmsr(msr::CR0_FIXED1),
-            cr4_fixed0: rdmsr(msr::CR4_FIXED0),
-            cr4_fixed1: rdmsr(msr::CR4_FIXED1),
+            basic: rdmsr(msr::IA32_VMX_BASIC),
+            pinbased: rdmsr(msr::IA32_VMX_PINBASED_CTLS),
+            procbased: rdmsr(msr::IA32_VMX_PROCBASED_CTLS),
+            exit: rdmsr(msr::IA32_VMX_EXIT_CTLS),
+            entry: rdmsr(msr::IA32_VMX_ENTRY_CTLS),
+            misc: rdmsr(msr::IA32_VMX_MISC),
+            cr0_fixed0: rdmsr(msr::IA32_VMX_CR0_FIXED0),
+            cr0_fixed1: rdmsr(msr::IA32_VMX_CR0_FIXED1),
+            cr4_fixed0: rdmsr(msr::IA32_VMX_CR4_FIXED0),
+            cr4_fixed1: rdmsr(msr::IA32_VMX_CR4_FIXED1),
             ..Self::default()
         };
         if msrs.basic & basic::TRUE_CONTROLS != 0 {
-            msrs.true_pinbased = rdmsr(msr::TRUE_PINBASED_CTLS);
-            msrs.true_procbased = rdmsr(msr::TRUE_PROCBASED_CTLS);
-            msrs.true_exit = rdmsr(msr::TRUE_EXIT_CTLS);
-            msrs.true_entry = rdmsr(msr::TRUE_ENTRY_CTLS);
+            msrs.true_pinbased = rdmsr(msr::IA32_VMX_TRUE_PINBASED_CTLS);
+            msrs.true_procbased = rdmsr(msr::IA32_VMX_TRUE_PROCBASED_CTLS);
+            msrs.true_exit = rdmsr(msr::IA32_VMX_TRUE_EXIT_CTLS);
+            msrs.true_entry = rdmsr(msr::IA32_VMX_TRUE_ENTRY_CTLS);
         }
         if Capability::from_msr(msrs.procbased).may_set(primary::SECONDARY_CONTROLS) {
-            msrs.procbased2 = rdmsr(msr::PROCBASED_CTLS2);
+            msrs.procbased2 = rdmsr(msr::IA32_VMX_PROCBASED_CTLS2);
         }
         let paging = secondary::ENABLE_EPT | secondary::ENABLE_VPID;
         if msrs.secondary().settable(paging) != 0 {
-            msrs.ept_vpid = rdmsr(msr::EPT_VPID_CAP);
+            msrs.ept_vpid = rdmsr(msr::IA32_VMX_EPT_VPID_CAP);
         }
         msrs
     }

@@ -296,8 +296,6 @@ pub struct Features {
     pub monitor_trap_flag: bool,
     /// Exits by external interrupts report the vector.
     pub acknowledge_interrupt: bool,
-    /// Exits by INS and OUTS report the address size and the segment.
-    pub ins_outs_information: bool,
     /// EPT violations report the guest's own permission bits.
     pub ept_advanced_information: bool,
     /// Software events may be injected with an instruction length of 0.
@@ -461,6 +459,9 @@ pub fn compute(msrs: &CapabilityMsrs, options: &Options) -> Result<Controls, Mis
     if msrs.basic & basic::ADDRESSES_32_BIT != 0 {
         return Err(Missing("VMX structures above 4 GiB"));
     }
+    if msrs.basic & basic::INS_OUTS_INFORMATION == 0 {
+        return Err(Missing("information about INS and OUTS at VM exit"));
+    }
 
     let pin = require(msrs.pin(), REQUIRED_PIN)?;
     let primary = require(msrs.primary(), REQUIRED_PRIMARY)? & !PRIMARY_AT_TIMES;
@@ -544,7 +545,6 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
         monitor_trap_flag: msrs.primary().may_set(primary::MONITOR_TRAP_FLAG),
         acknowledge_interrupt: options.acknowledge_interrupt
             && msrs.exit_controls().may_set(exit::ACKNOWLEDGE_INTERRUPT),
-        ins_outs_information: msrs.basic & basic::INS_OUTS_INFORMATION != 0,
         ept_advanced_information: msrs.ept_vpid_has(ept_vpid::ADVANCED_INFORMATION),
         zero_length_injection: msrs.misc & misc::ZERO_LENGTH_INJECTION != 0,
         activity_hlt: msrs.misc & misc::ACTIVITY_HLT != 0,
