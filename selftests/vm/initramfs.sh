@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Makes the nested VM's initramfs; sourced by run.
+# Makes the initramfs of the nested VM (and the base of its guest's); sourced.
 
 # One argument of a POSIX shell command, quoted.
 quote() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
@@ -35,19 +35,25 @@ module_files() {
 	echo "$file"
 }
 
+# make_base ROOT: folders and busybox.
+make_base() {
+	mkdir -p "$1"/{dev,etc,proc,root,run,sys,tmp,usr/bin,usr/lib/modules,usr/lib64,var,vm}
+	ln -s usr/bin usr/lib usr/lib64 "$1/"
+	ln -s usr/bin "$1/sbin"
+	ln -s bin "$1/usr/sbin"
+	ln -s ../tmp ../run "$1/var/"
+	cp /usr/bin/busybox "$1/usr/bin/"
+	# The links point to the path of the busybox that makes them.
+	/usr/bin/busybox --install -s "$1/usr/bin"
+	echo root:x:0:0:root:/root:/bin/sh >"$1/etc/passwd"
+	echo root:x:0: >"$1/etc/group"
+}
+
 # make_initramfs COMMAND...: writes $work/initrd.
 make_initramfs() {
 	local root=$work/root add file vendor=intel
 	[ "$backend" = vmx ] || vendor=amd
-	mkdir -p "$root"/{dev,etc,proc,root,run,sys,tmp,usr/bin,usr/lib/modules,usr/lib64,var,vm}
-	ln -s usr/bin usr/lib usr/lib64 "$root/"
-	ln -s usr/bin "$root/sbin"
-	ln -s bin "$root/usr/sbin"
-	ln -s ../tmp ../run "$root/var/"
-	cp /usr/bin/busybox "$root/usr/bin/"
-	/usr/bin/busybox --install -s "$root/usr/bin"
-	echo root:x:0:0:root:/root:/bin/sh >"$root/etc/passwd"
-	echo root:x:0: >"$root/etc/group"
+	make_base "$root"
 	install -m 755 "$vm_dir/init" "$root/init"
 	: >"$root/vm/modules"
 	if [ "$with_kvm" = yes ]; then

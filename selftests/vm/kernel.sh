@@ -30,7 +30,7 @@ check_kernel() {
 		grep -qx "CONFIG_${want%%:*}" "$auto" ||
 			die "KDIR: the kernel in $1 lacks CONFIG_${want%%:*} (${want#*:}): set it and rebuild that kernel"
 	done
-	built_by=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' "$auto")
+	built_by=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\?\([^"]*\)"\?/\1/p' "$auto")
 	ours=$("$rustc" --version) || die "there is no $rustc: install rustc-web, or set RUSTC"
 	[ "$built_by" = "$ours" ] ||
 		die "KDIR: that kernel was built by $built_by, but $rustc is $ours: rebuild it, or set RUSTC to its compiler"

@@ -1,0 +1,30 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Boots a Linux guest on vireo.ko in a nested VM: boot.sh BACKEND test|debian hello|workload|shell [ROUNDS]
+# The guest's console is standard output; the status is 0 when the guest did its work and powered off.
+set -euo pipefail
+. "$(dirname "$(readlink -f "$0")")/lib.sh"
+
+backend=$1 guest=$2 mode=$3 rounds=${4:-1}
+kernel=$("$vm_dir/guest.sh" "$guest")
+"$vm_dir/module.sh"
+[ -x "$vmm" ] || "$vm_dir/cargo.sh" "$top/userspace-vmm"
+
+options=(--backend "$backend" --add "$kernel:/guest/kernel" --add "$build/guest/initrd:/guest/initrd"
+	--add "$vm_dir/boot-guest:/guest/boot" --timeout $((300 + 60 * rounds)))
+[ "$guest" != debian ] || options+=(--timeout 900)
+mkdir -p "$build/logs"
+log=$build/logs/boot-$backend-$guest-$mode.log
+if [ "$mode" = shell ]; then
+	say "a nested VM ($backend) boots, then a $guest guest on vireo.ko; its console is yours in about 20 s"
+	options+=(--interactive --timeout 86400)
+else
+	say "a nested VM ($backend) boots, loads vireo.ko and boots a $guest guest on it (log of the VM: $log)"
+fi
+status=0
+"$vm_dir/run" "${options[@]}" --log "$log" -- /guest/boot "$mode" "$rounds" || status=$?
+if [ "$status" -ne 0 ]; then
+	say "the guest did not end well (status $status); the end of $log:"
+	tail -n 15 "$log" >&2
+fi
+exit "$status"

@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Tests of the harness itself, in TAP: what selftests/vm/run promises.
+set -uo pipefail
+. "$(dirname "$(readlink -f "$0")")/lib.sh"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export TMPDIR=$work/tmp
+mkdir "$TMPDIR"
+number=0 failures=0
+
+# check NAME COMMAND...: one result.
+check() {
+	local name=$1 result=ok
+	shift
+	number=$((number + 1))
+	"$@" || {
+		result='not ok'
+		failures=$((failures + 1))
+	}
+	echo "$result $number $name"
+}
+
+# vm OPTION... -- COMMAND...: sets $status; output in $work/out, messages in $work/err.
+vm() {
+	status=0
+	"$vm_dir/run" --no-module "$@" >"$work/out" 2>"$work/err" || status=$?
+}
+status_is() { [ "$status" -eq "$1" ] || { echo "# status $status, not $1" && tail -n 5 "$work/err" | sed 's/^/# /' && false; }; }
+output_is() { [ "$(cat "$work/out")" = "$1" ] || { sed 's/^/# /' "$work/out" && false; }; }
+says() { grep -aq "$1" "$work/err"; }
+refuses() {
+	vm "${@:2}"
+	status_is 125 && says "$1" && [ "$(wc -l <"$work/err")" -eq 1 ]
+}
+
+mkdir -p "$work/folder/sub"
+echo 'a file' >"$work/folder/sub/file"
+printf 'two  words\n$HOME' >"$work/file"
+
+echo "TAP version 13"
+echo "1..19"
+check "no command is refused" refuses "no COMMAND"
+check "an unknown option is refused" refuses "unknown option" --wrong -- true
+check "an unknown backend is refused" refuses "vmx or svm" --backend x -- true
+check "a missing file is refused" refuses "there is no" --add "$work/none:/none" -- true
+check "a number that is none is refused" refuses "positive number" --cpus none -- true
+
+vm --backend svm --kvm --cpus 2 --add "$work/file:/etc/a file" --add "$work/folder:/opt/folder" \
+	--add "/bin/bash:/opt/dynamic" -- sh -c '
+	echo "to stderr" >&2
+	cat "/etc/a file" && echo && cat /opt/folder/sub/file && /opt/dynamic --version >/dev/null && nproc &&
+	[ -c /dev/kvm ] && printf "%s|" "$@" && printf "\001\r\n\377" | od -An -tx1 && exit 42' sh "it's" 'a "b"' ''
+check "svm: the status is the command's" status_is 42
+check "svm: the output is the command's and nothing else" output_is "two  words
+\$HOME
+a file
+2
+it's|a \"b\"|| 01 0d 0a ff"
+check "svm: the command's messages go to stderr" says "to stderr"
+check "svm: no line of the harness's own on stdout" eval '! grep -aq vm-status "$work/out"'
+
+vm --backend svm -- sh -c 'printf "\000\001\r\n\377\n\004"; echo "<4>WARNING: CPU: 0 PID: 1 at nowhere" >/dev/kmsg'
+check "svm: a kernel report makes it fail with 70" status_is 70
+check "svm: and is shown" says "WARNING: CPU: 0 PID: 1 at nowhere"
+check "svm: binary output arrives unchanged" eval '[ "$(od -An -tx1 <"$work/out")" = " 00 01 0d 0a ff 0a 04" ]'
+
+vm --backend svm --timeout 15 -- sh -c 'echo c >/proc/sysrq-trigger'
+check "svm: a kernel panic ends it with 70" status_is 70
+
+vm --backend svm --timeout 6 -- sh -c 'echo begun; exec sleep 100'
+check "svm: 124 on time-out" status_is 124
+check "svm: output before the time-out arrives" output_is begun
+
+start=$SECONDS
+vm --backend vmx --kvm -- sh -c 'grep -c "^flags.* vmx " /proc/cpuinfo; seq 1 2000 | md5sum; [ -c /dev/kvm ] && exit 7'
+took=$((SECONDS - start))
+check "vmx: the status is the command's" status_is 7
+check "vmx: the output is the command's and nothing else" output_is "1
+$(seq 1 2000 | md5sum)"
+vm --backend vmx --timeout 60 -- sh -c 'echo begun; reboot -f'
+check "vmx: a reboot ends the nested VM" status_is 125
+check "no files are left" rmdir "$TMPDIR"
+echo "# the nested VM with VT-x took $took s, start to end"
+[ "$failures" -eq 0 ]
