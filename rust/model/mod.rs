@@ -11,6 +11,8 @@ pub mod addr;
 pub mod apic;
 pub mod cpuid;
 pub mod errno;
+pub mod memslot;
+pub mod exit;
 pub mod msi;
 pub mod vmx;
 pub mod x86;
