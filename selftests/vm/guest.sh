@@ -30,7 +30,8 @@ get_debian_kernel() {
 	name=$(apt-cache "${apt_options[@]}" depends linux-image-cloud-amd64 | awk '$1 == "Depends:" { print $2; exit }')
 	version=$(newest "${name:-linux-image-cloud-amd64}")
 	[ -n "$name" ] && [ -n "$version" ] || die "Debian $release has no linux-image-cloud-amd64: use GUEST=test"
-	folder=$cache/debian-guest.$$
+	folder=$cache/debian-guest.new
+	rm -rf "$folder"
 	download "$name" "$version" "$folder" || die "downloading $name failed: $(why "$apt_log")"
 	dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -C "$folder" -xf - --wildcards './boot/vmlinuz-*' ||
 		die "unpacking $name failed: is the disk full?"

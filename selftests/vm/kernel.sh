@@ -58,7 +58,7 @@ choose_source() {
 
 # Sets $source to the unpacked kernel source.
 get_source() {
-	local folder deb
+	local deb folder
 	source=$cache/src/${tested_package}_$tested_version
 	[ ! -d "$source" ] || return 0
 	say "looking for the kernel source ($tested_package $tested_version in Debian's ${suites[0]})"
@@ -67,7 +67,9 @@ get_source() {
 		say "NOTE: $tested_version is gone; taking $package $version from $suite, which is not the tested version"
 	source=$cache/src/${package}_$version
 	[ ! -d "$source" ] || return 0
-	folder=$cache/src/unpack.$$
+	# What an interrupted run left is of no use; the lock makes this name ours.
+	folder=$cache/src/unpack
+	rm -rf "$folder"
 	mkdir -p "$folder"
 	say "downloading $package $version (usually 1 minute)"
 	download "$package" "$version" "$folder" || die "downloading $package failed: $(why "$apt_log")"
