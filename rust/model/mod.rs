@@ -10,6 +10,7 @@
 pub mod addr;
 pub mod apic;
 pub mod cpuid;
+pub mod emul;
 pub mod errno;
 pub mod memslot;
 pub mod exit;

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The local APIC. SDM vol. 3, chapter "Advanced Programmable Interrupt Controller (APIC)".
+//!
+//! [`Lapic`] belongs to one vCPU and is touched only by the thread that runs it. Other threads never
+//! see it: they post vectors and events into an atomic inbox in the glue, and the owner moves them in
+//! by [`Lapic::accept_fixed`] or [`Lapic::accept_word`] before it enters the guest. What others need
+//! for finding destinations is the small [`Identity`], which the glue publishes whenever an operation
+//! answers [`Effect::Identity`].
+//!
+//! The entry path asks [`Lapic::pending_interrupt`] every time, so the highest requested vector and the
+//! PPR are kept up to date instead of being searched for: the question costs one comparison.
+//!
+//! Time is an argument ([`Clock`]) and the host timer is an answer ([`Timer`]); see [`timer`].
+
+mod access;
+mod base;
+mod errors;
+mod ipi;
+mod lvt;
+mod regs;
+mod state;
+#[cfg(test)]
+mod tests;
+pub mod timer;
+mod vectors;
+
+pub use base::{BaseChange, Initiator, Mode};
+pub use ipi::{arbitrate, Candidate, Identity, Ipi, Sender, Shorthand};
+pub use lvt::{Lvt, LvtEvent};
+pub use regs::{Reg, X2APIC_MSR_FIRST, X2APIC_MSR_LAST};
+pub use state::STATE_BYTES;
+pub use timer::{Clock, Timer};
+pub use vectors::VectorSet;
+
+use super::msi::Trigger;
+use regs::{
+    Registers, CLASS_MASK, CLASS_SHIFT, DFR_FLAT, FIRST_VECTOR, LVT_MASKED, SVR_ENABLE, SVR_RESET,
+    SVR_SUPPRESS_BROADCAST, VERSION, VERSION_DIRECTED_EOI, VERSION_MAX_LVT_SHIFT, XAPIC_ID_SHIFT,
+};
+
+/// A general-protection fault, #GP(0), for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gp;
+
+/// What does not change while the vCPU lives, or only before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The initial APIC ID: all 32 bits in x2APIC mode, the low 8 in xAPIC mode.
+    pub apic_id: u32,
+    /// Whether this is the bootstrap processor.
+    pub bsp: bool,
+    /// CPUID offers x2APIC mode.
+    pub x2apic: bool,
+    /// CPUID offers the timer's TSC-deadline mode.
+    pub tsc_deadline: bool,
+    /// There is an LVT entry for corrected machine checks (`MCG_CMCI_P`).
+    pub cmci: bool,
+    /// The I/O APIC has an EOI register, so the guest may suppress EOI broadcasts.
+    pub directed_eoi: bool,
+    /// The guest's physical-address width in bits, 32 to 52.
+    pub phys_bits: u8,
+    /// LINT0 of the bootstrap processor starts unmasked in ExtINT mode, as firmware would leave it
+    /// (`KVM_X86_QUIRK_LINT0_REENABLED`).
+    pub lint0_extint: bool,
+    /// APIC IDs in `KVM_GET_LAPIC` are 32 bits wide in x2APIC mode (`KVM_X2APIC_API_USE_32BIT_IDS`).
+    pub wide_ids: bool,
+    /// Nanoseconds in one tick of the timer's input clock (`KVM_CAP_X86_APIC_BUS_CYCLES_NS`), not 0.
+    pub bus_cycle_ns: u32,
+    /// The shortest period of a periodic timer, in nanoseconds; see [`timer::MIN_PERIOD_NS`].
+    pub min_period_ns: u64,
+}
+
+impl Config {
+    /// Returns KVM's defaults for the vCPU with `apic_id`.
+    pub const fn new(apic_id: u32, bsp: bool) -> Self {
+        Self {
+            apic_id,
+            bsp,
+            x2apic: true,
+            tsc_deadline: true,
+            cmci: false,
+            directed_eoi: false,
+            phys_bits: DEFAULT_PHYS_BITS,
+            lint0_extint: true,
+            wide_ids: false,
+            bus_cycle_ns: timer::BUS_CYCLE_NS,
+            min_period_ns: timer::MIN_PERIOD_NS,
+        }
+    }
+}
+
+/// Physical-address bits assumed until CPUID says otherwise.
+const DEFAULT_PHYS_BITS: u8 = 36;
+
+/// What the glue must do after an operation.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing outside this APIC.
+    None,
+    /// Send this to the destinations.
+    Ipi(Ipi),
+    /// An interrupt was completed.
+    Eoi(Eoi),
+    /// Program the host timer.
+    Timer(Timer),
+    /// [`Lapic::identity`] has changed: publish it.
+    Identity,
+}
+
+/// A completed interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eoi {
+    /// Its vector.
+    pub vector: u8,
+    /// How it had been triggered.
+    pub trigger: Trigger,
+    /// Whether the I/O APICs must hear of it: it was level triggered and the guest has not
+    /// suppressed the broadcast.
+    pub broadcast: bool,
+}
+
+/// What became of an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is pending now.
+    New,
+    /// The same vector was pending already; the two are one interrupt.
+    Merged,
+    /// The APIC is disabled or the vector is illegal.
+    Refused,
+}
+
+/// Why an APIC is initialised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// Power-up or RESET: everything, IA32_APIC_BASE included.
+    PowerUp,
+    /// INIT: keeps IA32_APIC_BASE and the APIC ID.
+    Init,
+}
+
+/// One vCPU's local APIC.
+///
+/// # Invariants
+///
+/// - `irr_top` and `isr_top` are the highest members of `irr` and `isr`, or 0.
+/// - `ppr` is what the TPR and `isr_top` give.
+/// - `irr` and `isr` hold no vector below 16.
+/// - While the APIC is disabled by IA32_APIC_BASE, a guest's own write has left `irr` and `isr` empty.
+#[derive(Clone, Debug)]
+pub struct Lapic {
+    irr_top: u8,
+    isr_top: u8,
+    ppr: u8,
+    mode: Mode,
+    irr: VectorSet,
+    isr: VectorSet,
+    tmr: VectorSet,
+    regs: Registers,
+    base: u64,
+    timer: timer::ApicTimer,
+    /// Errors since the last write to ESR.
+    errors: u32,
+    config: Config,
+}
+
+impl Lapic {
+    /// Returns the APIC as after power-up.
+    pub fn new(config: Config) -> Self {
+        let mut lapic = Self {
+            irr_top: 0,
+            isr_top: 0,
+            ppr: 0,
+            mode: Mode::Xapic,
+            irr: VectorSet::new(),
+            isr: VectorSet::new(),
+            tmr: VectorSet::new(),
+            regs: Registers::new(),
+            base: 0,
+            timer: timer::ApicTimer::new(),
+            errors: 0,
+            config,
+        };
+        lapic.reset(Reset::PowerUp);
+        lapic
+    }
+
+    /// Returns the configuration.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Replaces the configuration, after `KVM_SET_CPUID2` or `KVM_X86_SETUP_MCE`.
+    ///
+    /// A new CMCI entry starts masked. The APIC ID register follows only at the next reset or mode
+    /// change.
+    pub fn set_config(&mut self, config: Config) {
+        if config.cmci != self.config.cmci {
+            self.regs
+                .set(Reg::LVT_CMCI, if config.cmci { LVT_MASKED } else { 0 });
+        }
+        self.config = config;
+    }
+
+    /// Initialises the APIC and stops its timer; the glue cancels the host timer and publishes the
+    /// identity. SDM vol. 3, "Local APIC State After Power-Up or Reset" and "... After an INIT Reset".
+    pub fn reset(&mut self, reset: Reset) {
+        if reset == Reset::PowerUp {
+            self.reset_base();
+        }
+        let id = self.regs.get(Reg::ID);
+        let keep_id = reset == Reset::Init && self.mode != Mode::Disabled;
+        self.clear_registers();
+        if keep_id {
+            self.regs.set(Reg::ID, id);
+        }
+        if self.config.bsp && self.config.lint0_extint {
+            self.regs.set(Reg::LVT_LINT0, lvt::EXTINT_UNMASKED);
+        }
+    }
+
+    /// Brings all registers but IA32_APIC_BASE to their state after RESET.
+    fn clear_registers(&mut self) {
+        self.irr = VectorSet::new();
+        self.isr = VectorSet::new();
+        self.tmr = VectorSet::new();
+        self.irr_top = 0;
+        self.isr_top = 0;
+        self.errors = 0;
+        self.timer = timer::ApicTimer::new();
+        self.regs = Registers::new();
+        self.regs.set(Reg::DFR, DFR_FLAT);
+        self.regs.set(Reg::SVR, SVR_RESET);
+        for lvt in Lvt::ALL {
+            if self.has_lvt(lvt) {
+                self.regs.set(lvt.reg(), LVT_MASKED);
+            }
+        }
+        self.set_id_for_mode();
+        self.update_ppr();
+    }
+
+    /// Sets ID and LDR as entering the current mode does.
+    fn set_id_for_mode(&mut self) {
+        let id = self.config.apic_id;
+        if self.mode == Mode::X2apic {
+            self.regs.set(Reg::ID, id);
+            self.regs.set(Reg::LDR, ipi::x2apic_ldr(id));
+        } else {
+            self.regs.set(Reg::ID, id << XAPIC_ID_SHIFT);
+        }
+    }
+
+    /// Returns the version register. SDM vol. 3, "Local APIC Version Register".
+    fn version(&self) -> u32 {
+        let max_lvt = if self.config.cmci {
+            lvt::MAX_LVT_WITH_CMCI
+        } else {
+            lvt::MAX_LVT
+        };
+        let directed = if self.config.directed_eoi {
+            VERSION_DIRECTED_EOI
+        } else {
+            0
+        };
+        VERSION | (max_lvt << VERSION_MAX_LVT_SHIFT) | directed
+    }
+
+    /// Returns whether the guest has enabled the APIC in SVR (and IA32_APIC_BASE).
+    pub fn software_enabled(&self) -> bool {
+        self.mode != Mode::Disabled && self.regs.get(Reg::SVR) & SVR_ENABLE != 0
+    }
+
+    /// Makes `vector` pending.
+    ///
+    /// Refused while the APIC is disabled. A vector below 16 is refused too and recorded in ESR.
+    /// SDM vol. 3, "Interrupt Acceptance for Fixed Interrupts".
+    pub fn accept_fixed(&mut self, vector: u8, trigger: Trigger) -> Accepted {
+        if !self.software_enabled() {
+            return Accepted::Refused;
+        }
+        if vector < FIRST_VECTOR {
+            self.report_error(regs::ESR_RECEIVE_ILLEGAL_VECTOR);
+            return Accepted::Refused;
+        }
+        self.request(vector, trigger)
+    }
+
+    /// Sets `vector`, which is legal, in IRR and its trigger mode in TMR.
+    fn request(&mut self, vector: u8, trigger: Trigger) -> Accepted {
+        if trigger.is_level() {
+            self.tmr.insert(vector);
+        } else {
+            self.tmr.remove(vector);
+        }
+        if !self.irr.insert(vector) {
+            return Accepted::Merged;
+        }
+        // INVARIANT: `irr_top` stays the highest member.
+        self.irr_top = self.irr_top.max(vector);
+        Accepted::New
+    }
+
+    /// Makes 64 vectors pending at once: bit `n` of `bits` is vector `64 * word + n`, level triggered
+    /// if the same bit of `level` is set.
+    ///
+    /// The rules are those of [`Lapic::accept_fixed`]; `word` is 0 to 3.
+    pub fn accept_word(&mut self, word: usize, bits: u64, level: u64) {
+        if bits == 0 || word >= vectors::WORDS || !self.software_enabled() {
+            return;
+        }
+        let illegal = if word == 0 { bits & ILLEGAL_VECTORS } else { 0 };
+        if illegal != 0 {
+            self.report_error(regs::ESR_RECEIVE_ILLEGAL_VECTOR);
+        }
+        let legal = bits & !illegal;
+        if legal == 0 {
+            return;
+        }
+        self.tmr
+            .set_word(word, (self.tmr.word(word) & !legal) | (level & legal));
+        self.irr.set_word(word, self.irr.word(word) | legal);
+        // INVARIANT: `irr_top` stays the highest member; `word` is at most 3.
+        let top = ((word as u8) << 6) | (63 - legal.leading_zeros() as u8);
+        self.irr_top = self.irr_top.max(top);
+    }
+
+    /// Returns the highest requested vector, whether or not the PPR lets it through.
+    #[inline]
+    pub fn highest_irr(&self) -> Option<u8> {
+        if self.irr_top != 0 {
+            Some(self.irr_top)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the vector that the processor would take now, if it accepts interrupts.
+    ///
+    /// A software-disabled APIC still delivers what was pending: SDM vol. 3, "Local APIC State After It
+    /// Has Been Software Disabled".
+    #[inline]
+    pub fn pending_interrupt(&self) -> Option<u8> {
+        if self.irr_top & CLASS_MASK > self.ppr & CLASS_MASK {
+            Some(self.irr_top)
+        } else {
+            None
+        }
+    }
+
+    /// Moves [`Lapic::pending_interrupt`] from IRR to ISR and returns it, for the caller to inject.
+    pub fn acknowledge(&mut self) -> Option<u8> {
+        let vector = self.pending_interrupt()?;
+        self.irr.remove(vector);
+        self.irr_top = self.irr.highest();
+        self.isr.insert(vector);
+        // INVARIANT: `vector` is in a higher class than all of ISR, or it would not be pending.
+        self.isr_top = vector;
+        self.ppr = vector & CLASS_MASK;
+        Some(vector)
+    }
+
+    /// Completes the highest interrupt in service; `None` when there is none.
+    ///
+    /// This is a write to the EOI register. SDM vol. 3, "Signaling Interrupt Servicing Completion".
+    pub fn eoi(&mut self) -> Option<Eoi> {
+        let vector = self.isr_top;
+        if vector == 0 {
+            return None;
+        }
+        self.isr.remove(vector);
+        self.isr_top = self.isr.highest();
+        self.update_ppr();
+        let trigger = Trigger::from_bit(self.tmr.contains(vector));
+        if trigger.is_level() {
+            self.clear_remote_irr(vector);
+        }
+        let suppressed = self.regs.get(Reg::SVR) & SVR_SUPPRESS_BROADCAST != 0;
+        let broadcast = trigger.is_level() && !suppressed;
+        Some(Eoi {
+            vector,
+            trigger,
+            broadcast,
+        })
+    }
+
+    /// Returns whether `vector` is requested or in service.
+    pub fn is_pending_or_in_service(&self, vector: u8) -> bool {
+        self.irr.contains(vector) || self.isr.contains(vector)
+    }
+
+    /// Recomputes the PPR. SDM vol. 3, "Task and Processor Priorities".
+    fn update_ppr(&mut self) {
+        let tpr = self.tpr();
+        let in_service = self.isr_top & CLASS_MASK;
+        self.ppr = if tpr & CLASS_MASK >= in_service {
+            tpr
+        } else {
+            in_service
+        };
+    }
+
+    /// Returns the processor priority.
+    pub const fn ppr(&self) -> u8 {
+        self.ppr
+    }
+
+    /// Returns the task priority.
+    pub const fn tpr(&self) -> u8 {
+        self.regs.get(Reg::TPR) as u8
+    }
+
+    /// Sets the task priority.
+    pub fn set_tpr(&mut self, tpr: u8) {
+        self.regs.set(Reg::TPR, u32::from(tpr));
+        self.update_ppr();
+    }
+
+    /// Returns CR8: the task priority's class, 0 to 15.
+    pub const fn cr8(&self) -> u8 {
+        self.tpr() >> CLASS_SHIFT
+    }
+
+    /// Writes CR8, of which the low four bits are used; the TPR's sub-class becomes 0.
+    /// SDM vol. 3, "Interaction of Task Priorities between CR8 and APIC".
+    pub fn set_cr8(&mut self, cr8: u8) {
+        self.set_tpr(cr8 << CLASS_SHIFT);
+    }
+
+    /// Returns the class, 1 to 15, below which a TPR would let a waiting interrupt through, or 0 when
+    /// no change of the TPR can.
+    ///
+    /// This is the VMCS field "TPR threshold"; with SVM, writes to CR8 need intercepting only when it
+    /// is not 0.
+    #[inline]
+    pub fn tpr_threshold(&self) -> u8 {
+        let waiting = self.irr_top >> CLASS_SHIFT;
+        if waiting > self.cr8() {
+            0
+        } else {
+            waiting
+        }
+    }
+}
+
+/// Vectors 0 to 15 in the first word of a [`VectorSet`].
+const ILLEGAL_VECTORS: u64 = (1 << FIRST_VECTOR) - 1;

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A set of interrupt vectors: the shape of IRR, ISR and TMR.
+
+/// Vectors in a set.
+const VECTORS: usize = 256;
+/// Vectors in one 64-bit word.
+const WORD_BITS: usize = 64;
+/// 64-bit words in a set.
+pub const WORDS: usize = VECTORS / WORD_BITS;
+
+/// A 256-bit set, vector `v` being bit `v % 64` of word `v / 64`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VectorSet([u64; WORDS]);
+
+impl VectorSet {
+    /// Returns the empty set.
+    pub const fn new() -> Self {
+        Self([0; WORDS])
+    }
+
+    /// Returns the word and the bit that hold `vector`.
+    const fn place(vector: u8) -> (usize, u64) {
+        ((vector >> 6) as usize, 1 << (vector & 63))
+    }
+
+    /// Adds `vector`; returns whether it was absent.
+    pub fn insert(&mut self, vector: u8) -> bool {
+        let (word, bit) = Self::place(vector);
+        let absent = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        absent
+    }
+
+    /// Removes `vector`; returns whether it was present.
+    pub fn remove(&mut self, vector: u8) -> bool {
+        let (word, bit) = Self::place(vector);
+        let present = self.0[word] & bit != 0;
+        self.0[word] &= !bit;
+        present
+    }
+
+    /// Returns whether `vector` is present.
+    pub const fn contains(&self, vector: u8) -> bool {
+        let (word, bit) = Self::place(vector);
+        self.0[word] & bit != 0
+    }
+
+    /// Returns the highest vector, or 0 when the set is empty or holds only vector 0.
+    pub fn highest(&self) -> u8 {
+        for (index, &word) in self.0.iter().enumerate().rev() {
+            if word != 0 {
+                return ((index as u8) << 6) | (63 - word.leading_zeros() as u8);
+            }
+        }
+        0
+    }
+
+    /// Returns 64-bit word `index`, or 0 when there is none.
+    pub fn word(&self, index: usize) -> u64 {
+        self.0.get(index).copied().unwrap_or(0)
+    }
+
+    /// Replaces 64-bit word `index`; does nothing when there is none.
+    pub fn set_word(&mut self, index: usize, bits: u64) {
+        if let Some(word) = self.0.get_mut(index) {
+            *word = bits;
+        }
+    }
+
+    /// Returns register `index` (0 to 7) of the eight 32-bit ones that show the set to a guest.
+    pub fn register(&self, index: usize) -> u32 {
+        (self.word(index >> 1) >> ((index & 1) << 5)) as u32
+    }
+
+    /// Replaces register `index` (0 to 7); does nothing for others.
+    pub fn set_register(&mut self, index: usize, bits: u32) {
+        let shift = (index & 1) << 5;
+        let kept = self.word(index >> 1) & !(u64::from(u32::MAX) << shift);
+        self.set_word(index >> 1, kept | (u64::from(bits) << shift));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn insert_remove_and_highest() {
+        let mut set = VectorSet::new();
+        assert_eq!(set.highest(), 0);
+        assert!(set.insert(0x31) && !set.insert(0x31));
+        assert!(set.insert(0xff) && set.insert(0x80));
+        assert_eq!(set.highest(), 0xff);
+        assert!(set.remove(0xff) && !set.remove(0xff));
+        assert_eq!(set.highest(), 0x80);
+        assert!(set.contains(0x31) && !set.contains(0x30));
+    }
+
+    #[test]
+    fn registers_are_halves_of_words() {
+        let mut set = VectorSet::new();
+        for register in 0..8 {
+            set.set_register(register, 0x8000_0000 | register as u32);
+        }
+        for register in 0..8 {
+            assert_eq!(set.register(register), 0x8000_0000 | register as u32);
+            assert!(set.contains((register * 32 + 31) as u8));
+        }
+        set.set_register(8, 1);
+        assert_eq!(set.register(8), 0);
+    }
+}
