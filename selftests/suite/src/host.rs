@@ -198,6 +198,13 @@ pub fn is_amd() -> bool {
     vendor == u32::from_le_bytes(*b"Auth") || vendor == u32::from_le_bytes(*b"Hygo")
 }
 
+/// Whether this runs on QEMU's TCG, whose processor differs from AMD's in a few points.
+pub fn is_tcg() -> bool {
+    const HYPERVISOR: u32 = 1 << 31;
+    let (features, id) = (std::arch::x86_64::__cpuid(1), std::arch::x86_64::__cpuid(0x4000_0000));
+    features.ecx & HYPERVISOR != 0 && id.ebx == u32::from_le_bytes(*b"TCGT")
+}
+
 /// A small pseudo-random number generator (xorshift), the same sequence for the same seed.
 pub struct Random(pub u64);
 

@@ -3,11 +3,25 @@
 
 use crate::harness::Test;
 
-mod entry;
-mod exit_io;
-mod exit_mmio;
-
-/// All tests, in the order in which they run.
-pub fn all() -> Vec<&'static Test> {
-    [entry::TESTS, exit_io::TESTS, exit_mmio::TESTS].into_iter().flatten().collect()
+/// Declares the files and, in the same order, the list of their tests.
+macro_rules! groups {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name;)+
+        /// All tests, in the order in which they run.
+        pub fn all() -> Vec<&'static Test> {
+            [$($name::TESTS),+].into_iter().flatten().collect()
+        }
+    };
 }
+
+groups!(
+    entry,
+    exit_io,
+    exit_mmio,
+    exit_cpuid,
+    exit_msr,
+    exit_cr,
+    exit_dr,
+    exit_exc,
+    exit_misc,
+);
