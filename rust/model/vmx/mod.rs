@@ -5,4 +5,6 @@
 pub mod caps;
 pub mod cr;
 pub mod ctls;
+pub mod event;
+pub mod exit;
 pub mod field;
