@@ -69,6 +69,7 @@ guest!(nothing:
 /// State that the processor refuses gives KVM_EXIT_FAIL_ENTRY, and good state runs after it.
 fn exit_fail_entry() -> TestResult {
     let mut m = Machine::long(nothing())?;
+    let (regs, sregs) = (m.vcpu.regs()?, m.vcpu.sregs()?);
     // A 64-bit code segment with D set is invalid on both vendors' processors.
     m.with_sregs(|s| s.cs.db = 1)?;
     let exit = m.run()?;
@@ -76,7 +77,8 @@ fn exit_fail_entry() -> TestResult {
     if let (Exit::FailEntry(reason), false) = (exit, is_amd()) {
         check_eq!(reason, 0x8000_0021, "hardware entry failure reason");
     }
-    m.with_sregs(|s| s.cs.db = 0)?;
+    m.vcpu.set_sregs(&sregs)?;
+    m.vcpu.set_regs(&regs)?;
     m.run_done()?;
     Ok(())
 }
