@@ -18,5 +18,6 @@ pub mod memslot;
 pub mod msi;
 pub mod pt;
 pub mod vmx;
+pub mod walk;
 pub mod x86;
 pub mod xstate;
