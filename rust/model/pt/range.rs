@@ -229,7 +229,7 @@ impl<F: EntryFormat> PageTable<F> {
                     let covered = range.covers(&cursor);
                     let next = f(tables, &cursor, Visit::Entering { child, covered });
                     let goal = cursor.gfn().max(start);
-                    if let (Next::Enter, true) = (next, cursor.step_down(child, goal)) {
+                    if next == Next::Enter && cursor.step_down(child, goal) {
                         continue;
                     }
                 }
@@ -273,6 +273,7 @@ enum Visit {
 }
 
 /// Whether to visit a table that was announced by [`Visit::Entering`].
+#[derive(PartialEq, Eq)]
 enum Next {
     Enter,
     Skip,
