@@ -16,6 +16,8 @@ macro_rules! groups {
 
 groups!(
     entry,
+    entry_fpu,
+    entry_state,
     exit_io,
     exit_mmio,
     exit_cpuid,
