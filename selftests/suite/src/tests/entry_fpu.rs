@@ -173,6 +173,8 @@ fn entry_avx_survives() -> TestResult {
 }
 
 guest!(fpu_dump:
+    // Leave the initial state, or SET_FPU writes to what the processor takes as unused.
+    "fninit", "fld1", "movups xmm3, [DATA]",
     "2: out SYNC, al",
     "fxsave64 [0x41000]",
     "movups xmm3, [DATA]",

@@ -26,4 +26,6 @@ groups!(
     exit_dr,
     exit_exc,
     exit_misc,
+    ioctl_sys,
+    ioctl_vm,
 );
