@@ -16,6 +16,7 @@ pub mod exit;
 pub mod ioapic;
 pub mod memslot;
 pub mod msi;
+pub mod msr;
 pub mod pt;
 pub mod vmx;
 pub mod walk;

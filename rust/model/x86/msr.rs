@@ -18,8 +18,10 @@ pub const KVM_SYSTEM_TIME: u32 = 0x12;
 pub const IA32_PLATFORM_ID: u32 = 0x17;
 /// APIC base and mode.
 pub const IA32_APIC_BASE: u32 = 0x1b;
-/// Processor frequency of NetBurst; power-on configuration elsewhere.
-pub const MSR_EBC_FREQUENCY_ID: u32 = 0x2a;
+/// Power-on configuration.
+pub const MSR_EBL_CR_POWERON: u32 = 0x2a;
+/// Processor frequency of NetBurst.
+pub const MSR_EBC_FREQUENCY_ID: u32 = 0x2c;
 /// Test control: split-lock detection.
 pub const MSR_TEST_CTRL: u32 = 0x33;
 /// System-management interrupts since reset.
