@@ -195,14 +195,16 @@ impl Lapic {
 
     /// Replaces the configuration, after `KVM_SET_CPUID2` or `KVM_X86_SETUP_MCE`.
     ///
-    /// A new CMCI entry starts masked. The APIC ID register follows only at the next reset or mode
-    /// change.
+    /// A new CMCI entry starts masked. The APIC ID stays what it was at creation.
     pub fn set_config(&mut self, config: Config) {
         if config.cmci != self.config.cmci {
             self.regs
                 .set(Reg::LVT_CMCI, if config.cmci { LVT_MASKED } else { 0 });
         }
-        self.config = config;
+        self.config = Config {
+            apic_id: self.config.apic_id,
+            ..config
+        };
     }
 
     /// Initialises the APIC and stops its timer; the glue cancels the host timer and publishes the

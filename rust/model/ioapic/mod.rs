@@ -323,6 +323,9 @@ impl Ioapic {
         if let Some(slot) = self.table.get_mut(usize::from(pin)) {
             *slot = new;
         }
+        if new.is_level() {
+            self.sent &= !Self::bit(pin);
+        }
         let waiting = new.is_level() && self.high & Self::bit(pin) != 0;
         let deliver = if waiting { self.service(pin) } else { None };
         let mask = if old.is_masked() != new.is_masked() {
