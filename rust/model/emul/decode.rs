@@ -607,6 +607,8 @@ fn special(insn: &mut Insn, opcode: u8, d: &Decoder<'_>) -> Result<(), DecodeErr
             insn.op = if pause { Op::Pause } else { Op::Nop };
             (insn.dst, insn.src) = (Operand::None, Operand::None);
         }
+        // With REX.B some processors pause and others exchange.
+        0x90 if insn.has(prefix::REPE) => return Err(DecodeError::Unsupported),
         // Their ports have at most 32 bits.
         0x6c..=0x6f | 0xe4..=0xe7 | 0xec..=0xef if insn.op_size == 8 => insn.op_size = 4,
         _ => {}

@@ -363,7 +363,8 @@ impl<M: Machine> Exec<'_, M> {
         self.retire_with(result.flags)
     }
 
-    /// The destination is written in either case, with its old value if the comparison failed.
+    /// Memory is written in either case, with its old value if the comparison failed; a register only
+    /// if it succeeded, which shows in the upper half of a 32-bit one.
     fn cmpxchg(&mut self) -> Result<Done, Stop> {
         let insn = self.insn;
         let size = insn.op_size;
@@ -375,7 +376,8 @@ impl<M: Machine> Exec<'_, M> {
         } else {
             target.value
         };
-        if !self.update(&target, value, insn.has(prefix::LOCK))? {
+        let writes = equal || insn.dst == Operand::Mem;
+        if writes && !self.update(&target, value, insn.has(prefix::LOCK))? {
             return Ok(Done::Repeat);
         }
         if !equal {

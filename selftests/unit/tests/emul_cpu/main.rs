@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The executor against the real CPU: random instructions, all registers, flags and memory compared.
+//!
+//! `EMUL_CPU_CASES` sets how many, `EMUL_CPU_SEED` where they start.
+
+#![cfg(target_arch = "x86_64")]
+
+#[path = "../common/rng.rs"]
+mod rng;
+
+mod machine;
+mod random;
+mod trampoline;
+
+use machine::Soft;
+use random::{is_vector, Case};
+use rng::Rng;
+use trampoline::{Cpu, Outcome, State, DATA};
+use vireo_model::model::emul::{execute, prefix, Done, Insn, Op, Operand, Stop};
+use vireo_model::model::x86::rflags::{self, AF, CF, OF, PF, SF, STATUS, ZF};
+use vireo_model::model::x86::{vector, Gpr};
+
+fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().expect("a number"),
+        Err(_) => default,
+    }
+}
+
+/// The shift count that `insn` uses, after masking.
+fn count(insn: &Insn, before: &State) -> u32 {
+    let operand = match insn.op {
+        Op::Shld | Op::Shrd => insn.third,
+        _ => insn.src,
+    };
+    let raw = match operand {
+        Operand::Imm => insn.imm,
+        _ => before.gpr[Gpr::Rcx.index()],
+    };
+    raw as u32 & if insn.op_size == 8 { 63 } else { 31 }
+}
+
+/// The flags that the architecture leaves undefined.
+fn undefined_flags(insn: &Insn, before: &State) -> u64 {
+    match insn.op {
+        Op::And | Op::Or | Op::Xor | Op::Test => AF,
+        Op::Rol | Op::Ror | Op::Rcl | Op::Rcr => match count(insn, before) {
+            0 | 1 => 0,
+            _ => OF,
+        },
+        Op::Shl | Op::Shr | Op::Sar | Op::Shld | Op::Shrd => {
+            let width = u32::from(insn.op_size) * 8;
+            match count(insn, before) {
+                0 => 0,
+                1 => AF,
+                n if n >= width => AF | OF | CF,
+                _ => AF | OF,
+            }
+        }
+        Op::Bt | Op::Bts | Op::Btr | Op::Btc => OF | SF | AF | PF,
+        Op::Bsf | Op::Bsr => OF | SF | AF | PF | CF,
+        Op::Mul | Op::Imul | Op::Imul1 => SF | ZF | AF | PF,
+        Op::Div | Op::Idiv => STATUS,
+        _ => 0,
+    }
+}
+
+/// Whether the architecture leaves the result itself undefined.
+fn undefined_result(insn: &Insn, before: &State) -> bool {
+    matches!(insn.op, Op::Shld | Op::Shrd) && count(insn, before) > u32::from(insn.op_size) * 8
+}
+
+/// Whether the register may lose its upper half or not: with 32-bit addresses and a count of zero,
+/// processors differ on what REP does to the registers it would have changed.
+fn undefined_register(insn: &Insn, before: &State, n: usize) -> bool {
+    insn.addr_size == 4
+        && insn.has(prefix::REPE | prefix::REPNE)
+        && matches!(
+            insn.op,
+            Op::Movs | Op::Cmps | Op::Stos | Op::Lods | Op::Scas
+        )
+        && before.gpr[Gpr::Rcx.index()] as u32 == 0
+        && [Gpr::Rcx, Gpr::Rsi, Gpr::Rdi]
+            .iter()
+            .any(|reg| reg.index() == n)
+}
+
+fn signal_of(stop: Stop) -> i32 {
+    let Stop::Fault(exception) = stop else {
+        return 0;
+    };
+    match exception.vector {
+        vector::DE => libc::SIGFPE,
+        vector::UD => libc::SIGILL,
+        vector::GP | vector::PF => libc::SIGSEGV,
+        vector::SS | vector::AC => libc::SIGBUS,
+        _ => 0,
+    }
+}
+
+/// Runs the executor to the end of the instruction.
+fn run_soft(soft: &mut Soft, insn: &Insn, rng: &mut Rng) -> Result<(), Stop> {
+    loop {
+        soft.stop_after = rng.below(8) as u32;
+        if execute(soft, insn)? == Done::Retired {
+            return Ok(());
+        }
+    }
+}
+
+#[test]
+fn executes_as_the_cpu_does() {
+    let cases = setting("EMUL_CPU_CASES", 200_000);
+    let mut rng = Rng::new(setting("EMUL_CPU_SEED", 1));
+    let mut cpu = Cpu::new();
+    rng.fill(cpu.data());
+    let mut soft = Soft {
+        gpr: [0; 16],
+        rip: 0,
+        rflags: 0,
+        vector: [[0; 32]; 16],
+        data: cpu.data().to_vec(),
+        selectors: trampoline::selectors(),
+        stop_after: 0,
+    };
+    let mut faults = 0u64;
+    for number in 0..cases {
+        let rip = cpu.next_rip();
+        let mut state = State::default();
+        let Case {
+            bytes,
+            insn,
+            target,
+        } = random::case(&mut rng, rip, &mut state);
+        prepare(&mut rng, &insn, target, &mut state, &soft);
+        let before = state;
+        soft.gpr = state.gpr;
+        soft.rip = rip;
+        soft.rflags = state.rflags;
+        soft.vector = state.vector;
+        let result = run_soft(&mut soft, &insn, &mut rng);
+
+        let bytes = &bytes[..usize::from(insn.len)];
+        // SAFETY: the cases have no branches, and their addresses are in the buffer or not mapped.
+        let outcome = unsafe { cpu.run(bytes, &mut state) };
+        let context = || {
+            format!(
+                "case {number}: {bytes:02x?} {insn:?}\nbefore {:x?} {:x}",
+                before.gpr, before.rflags
+            )
+        };
+
+        match (result, outcome) {
+            (Ok(()), Outcome::Retired) => {
+                assert_eq!(soft.rip, rip + u64::from(insn.len), "{}", context());
+            }
+            (Err(stop), Outcome::Signal(signal, offset)) => {
+                faults += 1;
+                assert_eq!(
+                    (signal_of(stop), 0),
+                    (signal, offset),
+                    "{stop:?} {}",
+                    context()
+                );
+                assert_eq!(soft.rip, rip, "{}", context());
+            }
+            _ => panic!("soft {result:?}, cpu {outcome:?}, {}", context()),
+        }
+        if undefined_result(&insn, &before) {
+            soft.data.copy_from_slice(cpu.data());
+            continue;
+        }
+        for n in 0..16 {
+            if undefined_register(&insn, &before, n) {
+                continue;
+            }
+            assert_eq!(
+                soft.gpr[n],
+                state.gpr[n],
+                "register {n}: soft {:x}, cpu {:x}, {}",
+                soft.gpr[n],
+                state.gpr[n],
+                context()
+            );
+        }
+        let mask = (STATUS | rflags::DF) & !undefined_flags(&insn, &before);
+        assert_eq!(
+            soft.rflags & mask,
+            state.rflags & mask,
+            "flags: soft {:x}, cpu {:x}, {}",
+            soft.rflags,
+            state.rflags,
+            context()
+        );
+        if is_vector(&insn) {
+            assert_eq!(soft.vector, state.vector, "{}", context());
+        }
+        assert!(soft.data == cpu.data(), "memory, {}", context());
+    }
+    println!("{cases} cases, {faults} of them faults, no difference");
+}
+
+/// Makes likely what rarely happens by chance.
+fn prepare(rng: &mut Rng, insn: &Insn, target: Option<u64>, state: &mut State, soft: &Soft) {
+    if is_vector(insn) {
+        state.use_vector = 1;
+        for register in &mut state.vector {
+            rng.fill(register);
+        }
+    }
+    // A quotient that fits.
+    if matches!(insn.op, Op::Div | Op::Idiv) && rng.below(2) == 0 {
+        state.gpr[Gpr::Rdx.index()] = rng.below(2);
+    }
+    // A comparison that succeeds.
+    let compares = matches!(insn.op, Op::Cmpxchg | Op::CmpxchgPair);
+    if let (true, Some(target), 0) = (compares, target, rng.below(2)) {
+        let half = match (insn.op, insn.op_size) {
+            (Op::CmpxchgPair, 1..=4) => 4,
+            _ => 8,
+        };
+        for (n, reg) in [Gpr::Rax, Gpr::Rdx].into_iter().enumerate() {
+            if insn.mem.base == reg as u8 || insn.mem.index == reg as u8 {
+                continue;
+            }
+            let at = (target - DATA) as usize + n * half;
+            let mut bytes = [0; 8];
+            bytes[..half].copy_from_slice(&soft.data[at..at + half]);
+            state.gpr[reg.index()] = u64::from_le_bytes(bytes);
+        }
+    }
+}

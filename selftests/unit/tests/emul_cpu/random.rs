@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Random instructions of the supported set, with registers that lead their addresses into the buffer.
+
+use crate::rng::Rng;
+use crate::trampoline::{State, CODE, DATA, DATA_LEN};
+use vireo_model::model::emul::{decode, prefix, Insn, Mem, Mode, Op, Operand, MAX_LEN};
+use vireo_model::model::x86::{rflags, Gpr, SegReg};
+
+/// An instruction to be run.
+pub struct Case {
+    pub bytes: [u8; MAX_LEN],
+    pub insn: Insn,
+    /// The address of the memory operand, if it has one other than by string registers.
+    pub target: Option<u64>,
+}
+
+/// Bytes of immediate that may follow.
+const TAIL: usize = 8;
+
+/// An instruction as it is put together.
+struct Draft {
+    bytes: [u8; MAX_LEN + TAIL],
+    len: usize,
+    /// Where the displacement is, and its size.
+    disp: Option<(usize, usize)>,
+}
+
+impl Draft {
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn set_disp(&mut self, value: u64) -> bool {
+        let Some((at, size)) = self.disp else {
+            return false;
+        };
+        let bytes = value.to_le_bytes();
+        self.bytes[at..at + size].copy_from_slice(&bytes[..size]);
+        let shift = 64 - 8 * size as u32;
+        // A 4-byte displacement is sign-extended.
+        ((value << shift) as i64 >> shift) as u64 == value || size == 8
+    }
+}
+
+/// Opcodes after 0F that are worth drawing.
+const TWO_BYTE: &[u8] = &[
+    0x0d, 0x10, 0x11, 0x12, 0x13, 0x16, 0x17, 0x18, 0x1f, 0x28, 0x29, 0x2b, 0x40, 0x41, 0x42, 0x43,
+    0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x4b, 0x4c, 0x4d, 0x4e, 0x4f, 0x6e, 0x6f, 0x7e, 0x7f,
+    0x90, 0x91, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f,
+    0xa3, 0xa4, 0xa5, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xb0, 0xb1, 0xb3, 0xb6, 0xb7, 0xba, 0xba, 0xbb,
+    0xbc, 0xbd, 0xbe, 0xbf, 0xc0, 0xc1, 0xc3, 0xc7, 0xc7, 0xc8, 0xcf, 0xd6, 0xe7,
+];
+
+/// Opcodes of vector moves, for VEX.
+const VECTOR: &[u8] = &[
+    0x10, 0x11, 0x13, 0x17, 0x28, 0x29, 0x2b, 0x6e, 0x6f, 0x7e, 0x7f, 0xd6, 0xe7,
+];
+
+fn pick(rng: &mut Rng, from: &[u8]) -> u8 {
+    from[rng.below(from.len() as u64) as usize]
+}
+
+/// Puts prefixes, opcode and operands together.
+fn draft(rng: &mut Rng) -> Draft {
+    let mut d = Draft {
+        bytes: [0; MAX_LEN + TAIL],
+        len: 0,
+        disp: None,
+    };
+    rng.fill(&mut d.bytes);
+    let vex = rng.below(16) == 0;
+    let chances = [
+        (0x66, 4),
+        (0xf3, 8),
+        (0xf2, 16),
+        (0x67, 8),
+        (0x65, 16),
+        (0xf0, 12),
+    ];
+    for (byte, one_in) in chances {
+        if rng.below(one_in) == 0 && (!vex || matches!(byte, 0x67 | 0x65)) {
+            d.push(byte);
+        }
+    }
+    let mut moffs = false;
+    if vex {
+        let r = rng.next() as u8 & 0x80;
+        let last = 0x78 | rng.next() as u8 & 7;
+        if rng.below(2) == 0 {
+            d.push(0xc5);
+            d.push(r | last);
+            d.push(pick(rng, VECTOR));
+        } else {
+            d.push(0xc4);
+            let map = 1 + u8::from(rng.below(8) == 0);
+            d.push(rng.next() as u8 & 0xe0 | map);
+            d.push(rng.next() as u8 & 0x80 | last);
+            d.push(if map == 2 { 0x2a } else { pick(rng, VECTOR) });
+        }
+    } else {
+        if rng.below(2) == 0 {
+            d.push(0x40 | rng.next() as u8 & 15);
+        }
+        match rng.below(16) {
+            0..=5 => {
+                d.push(0x0f);
+                d.push(pick(rng, TWO_BYTE));
+            }
+            6 => {
+                d.push(0x0f);
+                d.push(0x38);
+                d.push(pick(rng, &[0xf0, 0xf1, 0x2a]));
+            }
+            _ => {
+                let opcode = rng.next() as u8;
+                moffs = opcode & 0xfc == 0xa0;
+                d.push(opcode);
+            }
+        }
+    }
+    if moffs {
+        let narrow = d.bytes[..d.len].contains(&0x67);
+        d.disp = Some((d.len, if narrow { 4 } else { 8 }));
+        return d;
+    }
+    let modrm = rng.next() as u8;
+    d.push(modrm);
+    let (mode, rm) = (modrm >> 6, modrm & 7);
+    let mut base = rm;
+    if mode != 3 && rm == 4 {
+        let sib = rng.next() as u8;
+        base = sib & 7;
+        d.push(sib);
+    }
+    match (mode, base) {
+        (0, 5) | (2, _) => d.disp = Some((d.len, 4)),
+        (1, _) => d.disp = Some((d.len, 1)),
+        _ => {}
+    }
+    d
+}
+
+/// A value that tends to find edges.
+pub fn value(rng: &mut Rng) -> u64 {
+    let random = rng.next();
+    match rng.below(8) {
+        0 => random & 0xff,
+        1 => (random as i8) as u64,
+        2 => 1 << (random & 63),
+        3 => (1 << (random & 63)) - 1,
+        4 => (1u64 << (random & 63)).wrapping_neg(),
+        5 => random & 0xffff_ffff,
+        _ => random,
+    }
+}
+
+fn runs_here(insn: &Insn) -> bool {
+    match insn.op {
+        // The thread's own base is in FS.
+        _ if insn.mem.seg == SegReg::Fs => false,
+        Op::Movbe => is_x86_feature_detected!("movbe"),
+        Op::CmpxchgPair if insn.op_size == 8 => is_x86_feature_detected!("cmpxchg16b"),
+        Op::Clflush => insn.op_size == 4,
+        // The result of a 16-bit BSWAP is undefined.
+        Op::Bswap => insn.op_size != 2,
+        Op::In | Op::Out | Op::Ins | Op::Outs => false,
+        _ => (insn.op as u8) < Op::MovCr as u8 && (!is_vector(insn) || has_avx()),
+    }
+}
+
+/// Whether the test can load and store vector registers.
+pub fn has_avx() -> bool {
+    is_x86_feature_detected!("avx")
+}
+
+/// Whether the instruction moves vectors.
+pub fn is_vector(insn: &Insn) -> bool {
+    matches!(insn.dst, Operand::Vec(_)) || matches!(insn.src, Operand::Vec(_))
+}
+
+fn is_string(insn: &Insn) -> bool {
+    matches!(
+        insn.op,
+        Op::Movs | Op::Cmps | Op::Stos | Op::Lods | Op::Scas
+    )
+}
+
+/// A place in the middle of the buffer, aligned to `align`.
+fn place(rng: &mut Rng, align: u64) -> u64 {
+    let middle = DATA + DATA_LEN as u64 / 4;
+    (middle + rng.below(DATA_LEN as u64 / 2)) & !(align - 1)
+}
+
+/// Draws an instruction that will be at `rip`, and its registers, from `state` on.
+pub fn case(rng: &mut Rng, rip: u64, state: &mut State) -> Case {
+    loop {
+        let mut d = draft(rng);
+        let Ok(insn) = decode(&d.bytes[..MAX_LEN], Mode::Long) else {
+            continue;
+        };
+        if !runs_here(&insn) {
+            continue;
+        }
+        for n in 0..16 {
+            state.gpr[n] = value(rng);
+        }
+        state.rflags = rng.next() & (rflags::STATUS | rflags::DF) | rflags::FIXED | rflags::IF;
+        if let Some(target) = aim(rng, &insn, &mut d, rip, state) {
+            let mut bytes = [0; MAX_LEN];
+            bytes.copy_from_slice(&d.bytes[..MAX_LEN]);
+            let insn = decode(&bytes, Mode::Long).expect("only the displacement changed");
+            assert!(rip + 0x40 <= CODE + 0x1_0000);
+            return Case {
+                bytes,
+                insn,
+                target: (target != 0).then_some(target),
+            };
+        }
+    }
+}
+
+/// Sets registers and displacement so that memory operands are in the buffer, or says that it can't.
+/// Returns the operand's address, or 0 if there is none.
+fn aim(rng: &mut Rng, insn: &Insn, d: &mut Draft, rip: u64, state: &mut State) -> Option<u64> {
+    let garbage = |rng: &mut Rng| match insn.addr_size {
+        4 => rng.next() << 32,
+        _ => 0,
+    };
+    if is_string(insn) {
+        for reg in [Gpr::Rsi, Gpr::Rdi] {
+            state.gpr[reg.index()] = place(rng, 1) | garbage(rng);
+        }
+        if insn.has(prefix::REPE | prefix::REPNE) {
+            state.gpr[Gpr::Rcx.index()] = rng.below(40) | garbage(rng);
+        }
+        return Some(0);
+    }
+    if matches!(insn.op, Op::Push | Op::Pop) {
+        state.gpr[Gpr::Rsp.index()] = place(rng, 1);
+    }
+    if insn.op == Op::Lea {
+        return Some(0);
+    }
+    if insn.dst != Operand::Mem && insn.src != Operand::Mem {
+        return Some(0);
+    }
+    let by_register = matches!(insn.op, Op::Bt | Op::Bts | Op::Btr | Op::Btc);
+    let mem = insn.mem;
+    if let (true, Operand::Reg(n)) = (by_register, insn.src) {
+        if n == mem.base || n == mem.index {
+            return None;
+        }
+        state.gpr[usize::from(n)] = (rng.below(0x4000) as i64 - 0x2000) as u64;
+    }
+    let locked = insn.has(prefix::LOCK) || insn.op == Op::Xchg || insn.op == Op::CmpxchgPair;
+    let align = match locked || is_vector(insn) && rng.below(4) != 0 {
+        // A locked access across cache lines may be an exception where the host says so.
+        true => 32,
+        false => 1,
+    };
+    let target = place(rng, align);
+    let index = match mem.index {
+        Mem::NONE => 0,
+        n if n == mem.base => return None,
+        n if n == Gpr::Rsp as u8 => return None,
+        n => {
+            if insn.op == Op::Push || insn.op == Op::Pop {
+                state.gpr[usize::from(n)] = rng.below(64);
+            }
+            state.gpr[usize::from(n)] << mem.scale
+        }
+    };
+    let before = target.wrapping_sub(index);
+    let aimed = match mem.base {
+        Mem::NONE if mem.index == Mem::NONE => d.set_disp(target),
+        Mem::NONE => {
+            state.gpr[usize::from(mem.index)] = rng.below(64) | garbage(rng);
+            let index = state.gpr[usize::from(mem.index)] << mem.scale;
+            let disp = target.wrapping_sub(index);
+            d.set_disp(if insn.addr_size == 4 {
+                disp as i32 as u64
+            } else {
+                disp
+            })
+        }
+        Mem::RIP => d.set_disp(target.wrapping_sub(rip + u64::from(insn.len))),
+        n => {
+            // PUSH and POP use the stack pointer for both.
+            if n == Gpr::Rsp as u8 && matches!(insn.op, Op::Push | Op::Pop) {
+                return None;
+            }
+            state.gpr[usize::from(n)] = before.wrapping_sub(mem.disp);
+            if insn.addr_size == 4 {
+                let low = state.gpr[usize::from(n)] & 0xffff_ffff;
+                state.gpr[usize::from(n)] = low | garbage(rng);
+            }
+            true
+        }
+    };
+    aimed.then_some(target)
+}

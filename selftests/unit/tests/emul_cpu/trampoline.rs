@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Runs one instruction on the real CPU, with all registers given and taken back.
+//!
+//! Everything here is process-wide (two mapped areas, statics, signal handlers), so there is one
+//! [`Cpu`] at a time.
+
+use core::arch::{asm, global_asm};
+use core::mem::offset_of;
+use core::ptr::{addr_of, addr_of_mut};
+
+/// Where the data buffer is mapped: below 2 GiB, so that every way of addressing reaches it.
+pub const DATA: u64 = 0x2000_0000;
+
+/// Bytes of the data buffer.
+pub const DATA_LEN: usize = 0x2000;
+
+/// Where code is mapped.
+pub const CODE: u64 = 0x2100_0000;
+
+/// Bytes of the code area. Instructions are written one after the other, as reusing an address at once
+/// costs the CPU its pipeline.
+const CODE_LEN: u64 = 0x1_0000;
+
+/// Bytes that one instruction takes there, with the jump behind it.
+const CODE_SLOT: u64 = 0x40;
+
+/// What the instruction starts with and ends with.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct State {
+    pub gpr: [u64; 16],
+    pub rflags: u64,
+    host_rsp: u64,
+    /// Whether to load and store `vector`.
+    pub use_vector: u64,
+    entry: u64,
+    pub vector: [[u8; 32]; 16],
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            gpr: [0; 16],
+            rflags: 0,
+            host_rsp: 0,
+            use_vector: 0,
+            entry: 0,
+            vector: [[0; 32]; 16],
+        }
+    }
+}
+
+/// The state that is in use while an instruction runs.
+static mut CURRENT: u64 = 0;
+static mut SAVED_RAX: u64 = 0;
+static mut TARGET: u64 = 0;
+/// The signal that ended the instruction, 0 if none did, and RIP at that time.
+static mut SIGNAL: i32 = 0;
+static mut SIGNAL_RIP: u64 = 0;
+
+extern "C" {
+    fn emul_cpu_enter(state: *mut State);
+    static emul_cpu_exit: u8;
+}
+
+// The vector registers are loaded before, and stored after, the flags, which no MOV changes. The stack
+// pointer is the instruction's own while it runs: signals come in on the alternate stack.
+global_asm!(
+    ".globl emul_cpu_enter, emul_cpu_exit",
+    "emul_cpu_enter:",
+    "push rbx",
+    "push rbp",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "mov [rdi + {host_rsp}], rsp",
+    "mov [rip + {current}], rdi",
+    "mov rax, [rdi + {entry}]",
+    "mov [rip + {target}], rax",
+    "cmp qword ptr [rdi + {use_vector}], 0",
+    "je 2f",
+    "lea rax, [rdi + {vector}]",
+    ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "vmovups ymm\\r, [rax + 32 * \\r]",
+    ".endr",
+    "2:",
+    "mov rax, rdi",
+    "push qword ptr [rax + {rflags}]",
+    "popfq",
+    "mov rcx, [rax + 8]",
+    "mov rdx, [rax + 16]",
+    "mov rbx, [rax + 24]",
+    "mov rsp, [rax + 32]",
+    "mov rbp, [rax + 40]",
+    "mov rsi, [rax + 48]",
+    "mov rdi, [rax + 56]",
+    "mov r8, [rax + 64]",
+    "mov r9, [rax + 72]",
+    "mov r10, [rax + 80]",
+    "mov r11, [rax + 88]",
+    "mov r12, [rax + 96]",
+    "mov r13, [rax + 104]",
+    "mov r14, [rax + 112]",
+    "mov r15, [rax + 120]",
+    "mov rax, [rax]",
+    "jmp qword ptr [rip + {target}]",
+    "emul_cpu_exit:",
+    "mov [rip + {saved_rax}], rax",
+    "mov rax, [rip + {current}]",
+    "mov [rax + 8], rcx",
+    "mov [rax + 16], rdx",
+    "mov [rax + 24], rbx",
+    "mov [rax + 32], rsp",
+    "mov [rax + 40], rbp",
+    "mov [rax + 48], rsi",
+    "mov [rax + 56], rdi",
+    "mov [rax + 64], r8",
+    "mov [rax + 72], r9",
+    "mov [rax + 80], r10",
+    "mov [rax + 88], r11",
+    "mov [rax + 96], r12",
+    "mov [rax + 104], r13",
+    "mov [rax + 112], r14",
+    "mov [rax + 120], r15",
+    "mov rsp, [rax + {host_rsp}]",
+    "mov rcx, [rip + {saved_rax}]",
+    "mov [rax], rcx",
+    "pushfq",
+    "pop qword ptr [rax + {rflags}]",
+    "push 2",
+    "popfq",
+    "cmp qword ptr [rax + {use_vector}], 0",
+    "je 3f",
+    "add rax, {vector}",
+    ".irp r, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "vmovups [rax + 32 * \\r], ymm\\r",
+    ".endr",
+    "vzeroupper",
+    "3:",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop rbp",
+    "pop rbx",
+    "ret",
+    host_rsp = const offset_of!(State, host_rsp),
+    rflags = const offset_of!(State, rflags),
+    use_vector = const offset_of!(State, use_vector),
+    vector = const offset_of!(State, vector),
+    entry = const offset_of!(State, entry),
+    current = sym CURRENT,
+    saved_rax = sym SAVED_RAX,
+    target = sym TARGET,
+);
+
+/// How an instruction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Retired,
+    /// By this signal, with RIP at the instruction plus this many bytes.
+    Signal(i32, u64),
+}
+
+/// The real CPU.
+pub struct Cpu {
+    slot: u64,
+}
+
+extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid context; the statics are only used by this thread.
+    unsafe {
+        let context = &mut *context.cast::<libc::ucontext_t>();
+        let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+        if (*rip as u64).wrapping_sub(CODE) >= CODE_LEN {
+            // A fault of the test itself.
+            libc::abort();
+        }
+        SIGNAL = signal;
+        SIGNAL_RIP = *rip as u64;
+        *rip = addr_of!(emul_cpu_exit) as i64;
+    }
+}
+
+fn map(address: u64, len: usize, protection: i32) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: the mapping replaces none.
+    let at = unsafe { libc::mmap(address as *mut _, len, protection, flags, -1, 0) };
+    assert_eq!(at as u64, address, "cannot map {address:#x}");
+}
+
+impl Cpu {
+    /// Maps the areas and installs the signal handlers.
+    pub fn new() -> Self {
+        let rw = libc::PROT_READ | libc::PROT_WRITE;
+        map(DATA, DATA_LEN, rw);
+        map(CODE, CODE_LEN as usize, rw | libc::PROT_EXEC);
+        let stack = Box::leak(vec![0u8; 0x10000].into_boxed_slice());
+        let stack = libc::stack_t {
+            ss_sp: stack.as_mut_ptr().cast(),
+            ss_flags: 0,
+            ss_size: stack.len(),
+        };
+        // SAFETY: the stack is never freed, the handler has the right signature.
+        unsafe {
+            assert_eq!(libc::sigaltstack(&stack, core::ptr::null_mut()), 0);
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
+                assert_eq!(libc::sigaction(signal, &action, core::ptr::null_mut()), 0);
+            }
+        }
+        Self { slot: 0 }
+    }
+
+    /// The data buffer.
+    pub fn data(&mut self) -> &mut [u8] {
+        // SAFETY: mapped by `new`, and only one reference lives at a time.
+        unsafe { core::slice::from_raw_parts_mut(DATA as *mut u8, DATA_LEN) }
+    }
+
+    /// Chooses the address of the next instruction.
+    pub fn next_rip(&mut self) -> u64 {
+        self.slot = (self.slot + CODE_SLOT) % CODE_LEN;
+        CODE + self.slot
+    }
+
+    /// Runs the instruction `bytes`, at the address that [`Cpu::next_rip`] returned last.
+    ///
+    /// # Safety
+    ///
+    /// The instruction must not change control flow, and with `state` write nothing but the buffer.
+    pub unsafe fn run(&mut self, bytes: &[u8], state: &mut State) -> Outcome {
+        // JMP through the eight bytes after it.
+        const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+        let rip = CODE + self.slot;
+        let mut slot = [0xcc; CODE_SLOT as usize];
+        let (n, end) = (bytes.len(), addr_of!(emul_cpu_exit) as u64);
+        slot[..n].copy_from_slice(bytes);
+        slot[n..n + 6].copy_from_slice(&JUMP);
+        slot[n + 6..n + 14].copy_from_slice(&end.to_le_bytes());
+        state.entry = rip;
+        // SAFETY: the slot is mapped and no code runs in it; the caller vouches for the instruction.
+        unsafe {
+            core::ptr::copy_nonoverlapping(slot.as_ptr(), rip as *mut u8, slot.len());
+            *addr_of_mut!(SIGNAL) = 0;
+            emul_cpu_enter(state);
+            match *addr_of!(SIGNAL) {
+                0 => Outcome::Retired,
+                signal => Outcome::Signal(signal, (*addr_of!(SIGNAL_RIP)).wrapping_sub(rip)),
+            }
+        }
+    }
+}
+
+/// The selectors in the segment registers, in their order.
+pub fn selectors() -> [u16; 6] {
+    let (es, cs, ss, ds, fs, gs): (u16, u16, u16, u16, u16, u16);
+    // SAFETY: reads registers only.
+    unsafe {
+        asm!(
+            "mov {0:x}, es", "mov {1:x}, cs", "mov {2:x}, ss",
+            "mov {3:x}, ds", "mov {4:x}, fs", "mov {5:x}, gs",
+            out(reg) es, out(reg) cs, out(reg) ss, out(reg) ds, out(reg) fs, out(reg) gs,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    [es, cs, ss, ds, fs, gs]
+}
