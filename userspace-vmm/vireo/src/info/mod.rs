@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod kernel;
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use crate::error::Error;
@@ -14,35 +15,50 @@ use crate::hypervisor::Hypervisor;
 use capabilities::CAPABILITIES;
 use cpu::Cpu;
 
-/// Prints everything; the exit status is 0 when a guest could run on `device`.
-pub fn print(device: &Path) -> u8 {
-    let cpu = Cpu::from_cpuinfo(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
-    println!("CPU");
-    row("model", &cpu.model);
-    row("virtualisation", cpu.virtualisation());
-    row("features", &or_none(&cpu.features.join(" ")));
-    println!("kernel");
-    for (name, value) in kernel::facts() {
-        row(name, &value);
-    }
-    println!("device {}", device.display());
-    match Hypervisor::open(device) {
-        Ok(hypervisor) => {
-            let usable = print_device(&hypervisor);
-            u8::from(!usable)
-        }
-        Err(e) => {
-            row("usable", &format!("no: {e}"));
-            for hint in hints(&e, &cpu, device) {
-                row("why", &hint);
-            }
-            1
-        }
-    }
+/// Appends a formatted line to a string, which cannot fail.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => {{
+        $out.push_str(&format!($($arg)*));
+        $out.push('\n');
+    }};
 }
 
-fn row(name: &str, value: &str) {
-    println!("  {name:<18}{value}");
+/// Prints everything; the exit status is 0 when a guest could run on `device`.
+pub fn print(device: &Path) -> u8 {
+    let (report, usable) = report(device);
+    // A reader that has seen enough is no problem.
+    let _ = io::stdout().write_all(report.as_bytes());
+    u8::from(!usable)
+}
+
+/// The text, and whether a guest could run on `device`.
+fn report(device: &Path) -> (String, bool) {
+    let mut out = String::new();
+    let cpu = Cpu::from_cpuinfo(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default());
+    line!(out, "CPU");
+    row(&mut out, "model", &cpu.model);
+    row(&mut out, "virtualisation", cpu.virtualisation());
+    row(&mut out, "features", &or_none(&cpu.features.join(" ")));
+    line!(out, "kernel");
+    for (name, value) in kernel::facts() {
+        row(&mut out, name, &value);
+    }
+    line!(out, "device {}", device.display());
+    let usable = match Hypervisor::open(device) {
+        Ok(hypervisor) => describe(&mut out, &hypervisor),
+        Err(e) => {
+            row(&mut out, "usable", &format!("no: {e}"));
+            for hint in hints(&e, &cpu, device) {
+                row(&mut out, "why", &hint);
+            }
+            false
+        }
+    };
+    (out, usable)
+}
+
+fn row(out: &mut String, name: &str, value: &str) {
+    line!(out, "  {name:<18}{value}");
 }
 
 fn or_none(text: &str) -> String {
@@ -53,10 +69,10 @@ fn or_none(text: &str) -> String {
     }
 }
 
-/// Prints what the device says about itself; returns whether this VMM can use it.
-fn print_device(hypervisor: &Hypervisor) -> bool {
+/// Adds what the device says about itself; returns whether this VMM can use it.
+fn describe(out: &mut String, hypervisor: &Hypervisor) -> bool {
     let kvm = hypervisor.kvm();
-    row("API version", &kvm.get_api_version().to_string());
+    row(out, "API version", &kvm.get_api_version().to_string());
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     for (name, number) in CAPABILITIES {
         match kvm.check_extension_raw(u64::from(*number)) {
@@ -66,25 +82,26 @@ fn print_device(hypervisor: &Hypervisor) -> bool {
     }
     let usable = match hypervisor.check(1) {
         Ok(()) => {
-            row("usable", "yes");
+            row(out, "usable", "yes");
             true
         }
         Err(e) => {
-            row("usable", &format!("no: {e}"));
+            row(out, "usable", &format!("no: {e}"));
             false
         }
     };
-    println!(
+    line!(
+        out,
         "capabilities of the device ({} of {})",
         present.len(),
         CAPABILITIES.len()
     );
     for (name, value) in present {
-        println!("  {name:<34}{value}");
+        line!(out, "  {name:<34}{value}");
     }
-    println!("not offered");
+    line!(out, "not offered");
     for line in wrap(&absent, 78) {
-        println!("  {line}");
+        line!(out, "  {line}");
     }
     usable
 }
