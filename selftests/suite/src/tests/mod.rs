@@ -28,4 +28,6 @@ groups!(
     exit_misc,
     ioctl_sys,
     ioctl_vm,
+    ioctl_vcpu,
+    ioctl_fuzz,
 );
