@@ -21,6 +21,9 @@ use vireo_model::model::emul::{execute, prefix, Done, Insn, Op, Operand, Stop};
 use vireo_model::model::x86::rflags::{self, AF, CF, OF, PF, SF, STATUS, ZF};
 use vireo_model::model::x86::{vector, Gpr};
 
+/// With this many cases every operation has turned up.
+const ENOUGH: u64 = 100_000;
+
 fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(text) => text.parse().expect("a number"),
@@ -111,7 +114,7 @@ fn run_soft(soft: &mut Soft, insn: &Insn, rng: &mut Rng) -> Result<(), Stop> {
 
 #[test]
 fn executes_as_the_cpu_does() {
-    let cases = setting("EMUL_CPU_CASES", 200_000);
+    let cases = setting("EMUL_CPU_CASES", 1_000_000);
     let mut rng = Rng::new(setting("EMUL_CPU_SEED", 1));
     let mut cpu = Cpu::new();
     rng.fill(cpu.data());
@@ -125,6 +128,7 @@ fn executes_as_the_cpu_does() {
         stop_after: 0,
     };
     let mut faults = 0u64;
+    let mut seen = [0u64; Op::MovCr as usize];
     for number in 0..cases {
         let rip = cpu.next_rip();
         let mut state = State::default();
@@ -133,6 +137,7 @@ fn executes_as_the_cpu_does() {
             insn,
             target,
         } = random::case(&mut rng, rip, &mut state);
+        seen[insn.op as usize] += 1;
         prepare(&mut rng, &insn, target, &mut state, &soft);
         let before = state;
         soft.gpr = state.gpr;
@@ -197,6 +202,17 @@ fn executes_as_the_cpu_does() {
             assert_eq!(soft.vector, state.vector, "{}", context());
         }
         assert!(soft.data == cpu.data(), "memory, {}", context());
+    }
+    if cases >= ENOUGH {
+        for op in Op::Add as usize..Op::MovCr as usize {
+            let port = (Op::Ins as usize..=Op::Out as usize).contains(&op);
+            let vector = op >= Op::VecLoad as usize && !random::has_avx();
+            assert!(
+                port || vector || seen[op] >= 20,
+                "operation {op} is rare: {}",
+                seen[op]
+            );
+        }
     }
     println!("{cases} cases, {faults} of them faults, no difference");
 }

@@ -62,6 +62,17 @@ fn pick(rng: &mut Rng, from: &[u8]) -> u8 {
     from[rng.below(from.len() as u64) as usize]
 }
 
+/// A one-byte opcode that is neither prefix nor escape.
+fn one_byte(rng: &mut Rng) -> u8 {
+    loop {
+        match rng.next() as u8 {
+            0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 => {}
+            0xc4 | 0xc5 | 0xf0 | 0xf2 | 0xf3 => {}
+            opcode => return opcode,
+        }
+    }
+}
+
 /// Puts prefixes, opcode and operands together.
 fn draft(rng: &mut Rng) -> Draft {
     let mut d = Draft {
@@ -114,7 +125,7 @@ fn draft(rng: &mut Rng) -> Draft {
                 d.push(pick(rng, &[0xf0, 0xf1, 0x2a]));
             }
             _ => {
-                let opcode = rng.next() as u8;
+                let opcode = one_byte(rng);
                 moffs = opcode & 0xfc == 0xa0;
                 d.push(opcode);
             }
