@@ -35,8 +35,8 @@ impl From<Option<Timer>> for Effect {
 impl Lapic {
     /// Reads `len` bytes (1, 2, 4 or 8) at `offset` of the register page.
     ///
-    /// A narrow read gives the bytes of the register, as far as they lie in it; 0 elsewhere. What does
-    /// not exist reads as 0 and is recorded in ESR. Meant for xAPIC mode, see [`Lapic::mmio_offset`].
+    /// A narrow read gives the bytes of the register, as far as they lie in it; 0 elsewhere. A register
+    /// that does not exist reads as 0 and is recorded in ESR. Meant for xAPIC mode, see [`Lapic::mmio_offset`].
     pub fn mmio_read<C: Clock>(&mut self, offset: u32, len: u32, clock: &C) -> u64 {
         let value = match Reg::from_offset(offset).map(|reg| self.read(reg, clock)) {
             Some(Ok(value)) => u64::from(value),
@@ -59,14 +59,13 @@ impl Lapic {
     /// Writes `len` bytes at `offset` of the register page.
     ///
     /// Only aligned 4-byte writes count; the architecture leaves others undefined and here they do
-    /// nothing. A write to what does not exist is recorded in ESR.
+    /// nothing. A write to a register that does not exist is recorded in ESR.
     pub fn mmio_write<C: Clock>(&mut self, offset: u32, len: u32, value: u64, clock: &C) -> Effect {
         if len != REG_BYTES || offset & ((1 << REG_SHIFT) - 1) != 0 {
             return Effect::None;
         }
-        let value = value as u32;
         let result = match Reg::from_offset(offset) {
-            Some(reg) => self.write(reg, value, clock),
+            Some(reg) => self.write(reg, value as u32, clock),
             None => Err(NoRegister),
         };
         result.unwrap_or_else(|NoRegister| {
@@ -174,7 +173,7 @@ impl Lapic {
             Reg::VERSION => Ok(self.version()),
             Reg::PPR => Ok(u32::from(self.ppr())),
             Reg::TIMER_CURRENT => Ok(self.current_count(clock)),
-            Reg::APR if xapic => Ok(0),
+            Reg::APR | Reg::EOI if xapic => Ok(0),
             Reg::DFR | Reg::ICR_HIGH if xapic => Ok(self.regs.get(reg)),
             Reg::ID
             | Reg::TPR
@@ -191,9 +190,13 @@ impl Lapic {
         }
     }
 
-    /// Writes `reg`; reserved bits are dropped.
+    /// Writes `reg`; reserved bits and writes to read-only registers are dropped.
     fn write<C: Clock>(&mut self, reg: Reg, value: u32, clock: &C) -> Result<Effect, NoRegister> {
-        let value = value & self.writable(reg).ok_or(NoRegister)?;
+        let value = match self.writable(reg) {
+            Some(bits) => value & bits,
+            // A read-only register exists all the same.
+            None => return self.read(reg, clock).map(|_| Effect::None),
+        };
         let effect = match reg {
             Reg::EOI => self.eoi().map_or(Effect::None, Effect::Eoi),
             Reg::TPR => {

@@ -141,6 +141,7 @@ impl Lapic {
             self.set_id_for_mode();
             // The destination's place differs between the modes.
             self.regs.set(Reg::ICR_HIGH, 0);
+            self.update_tops();
         }
         Ok(BaseChange {
             mode: old != new,

@@ -136,6 +136,14 @@ impl Lapic {
         self.irr.contains(vector) || self.isr.contains(vector)
     }
 
+    /// Recomputes `irr_top`, `isr_top` and the PPR after IRR, ISR or the mode were replaced.
+    pub(super) fn update_tops(&mut self) {
+        let reachable = self.mode != Mode::Disabled;
+        self.irr_top = if reachable { self.irr.highest() } else { 0 };
+        self.isr_top = self.isr.highest();
+        self.update_ppr();
+    }
+
     /// Recomputes the PPR. SDM vol. 3, "Task and Processor Priorities".
     pub(super) fn update_ppr(&mut self) {
         let tpr = self.tpr();

@@ -146,10 +146,10 @@ pub enum Reset {
 ///
 /// # Invariants
 ///
-/// - `irr_top` and `isr_top` are the highest members of `irr` and `isr`, or 0.
+/// - `isr_top` is the highest member of `isr`, or 0.
+/// - `irr_top` is the highest member of `irr`, or 0; always 0 while IA32_APIC_BASE disables the APIC.
 /// - `ppr` is what the TPR and `isr_top` give.
 /// - `irr` and `isr` hold no vector below 16.
-/// - While the APIC is disabled by IA32_APIC_BASE, a guest's own write has left `irr` and `isr` empty.
 #[derive(Clone, Debug)]
 pub struct Lapic {
     irr_top: u8,
@@ -229,8 +229,6 @@ impl Lapic {
         self.irr = VectorSet::new();
         self.isr = VectorSet::new();
         self.tmr = VectorSet::new();
-        self.irr_top = 0;
-        self.isr_top = 0;
         self.errors = 0;
         self.timer = timer::ApicTimer::new();
         self.regs = Registers::new();
@@ -242,7 +240,7 @@ impl Lapic {
             }
         }
         self.set_id_for_mode();
-        self.update_ppr();
+        self.update_tops();
     }
 
     /// Sets ID and LDR as entering the current mode does.

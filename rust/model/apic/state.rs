@@ -121,8 +121,6 @@ impl Lapic {
             self.irr.remove(vector);
             self.isr.remove(vector);
         }
-        self.irr_top = self.irr.highest();
-        self.isr_top = self.isr.highest();
         self.errors = 0;
         self.regs.set(Reg::ESR, image_get(image, Reg::ESR));
         for lvt in Lvt::ALL {
@@ -139,7 +137,7 @@ impl Lapic {
             }
         }
         self.set_image_id(id);
-        self.update_ppr();
+        self.update_tops();
         Ok(self.restart_at(image_get(image, Reg::TIMER_CURRENT), clock))
     }
 

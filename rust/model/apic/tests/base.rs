@@ -201,3 +201,17 @@ fn init_keeps_id_and_mode() {
     lapic.reset(Reset::PowerUp);
     assert_eq!(lapic.base(), BASE_XAPIC);
 }
+
+/// What the VMM restored into a disabled APIC waits until the APIC is enabled.
+#[test]
+fn a_disabled_apic_holds_restored_interrupts_back() {
+    let mut lapic = xapic();
+    edge(&mut lapic, 0x41);
+    let _ = lapic.write_base(BASE_DISABLED, Initiator::Host).unwrap();
+    assert_eq!(
+        (lapic.pending_interrupt(), lapic.acknowledge()),
+        (None, None)
+    );
+    let _ = lapic.write_base(BASE_XAPIC, Initiator::Host).unwrap();
+    assert_eq!(lapic.acknowledge(), Some(0x41));
+}

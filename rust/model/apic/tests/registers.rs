@@ -87,15 +87,18 @@ fn reserved_registers_are_recorded() {
     }
 }
 
-/// "Error Handling": read-only registers keep their value.
+/// Read-only registers keep their value, and EOI reads as 0; neither is an error.
 #[test]
 fn read_only_registers() {
     let mut lapic = xapic();
+    assert_eq!(read(&mut lapic, 0xb0), 0);
     for offset in [0x30, 0x90, 0xa0, 0x100, 0x1f0, 0x270, 0x390] {
         let before = read(&mut lapic, offset);
         let _ = write(&mut lapic, offset, u32::MAX);
         assert_eq!(read(&mut lapic, offset), before);
     }
+    let _ = write(&mut lapic, 0x280, 0);
+    assert_eq!(read(&mut lapic, 0x280), 0);
 }
 
 /// "Error Handling": one interrupt until ESR is written again.
