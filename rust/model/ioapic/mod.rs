@@ -221,8 +221,9 @@ impl Ioapic {
     }
 
     /// Ends the wait of the level entries with `vector`, which a local APIC has broadcast, and passes
-    /// the messages of those whose line is still high to `deliver`, with their pins.
-    pub fn eoi<F: FnMut(u8, Message)>(&mut self, vector: u8, mut deliver: F) {
+    /// the messages of those whose line is still high to `deliver`, with their pins. `deliver` says
+    /// whether a local APIC took the message, as in [`Ioapic::not_accepted`].
+    pub fn eoi<F: FnMut(u8, Message) -> bool>(&mut self, vector: u8, mut deliver: F) {
         for (pin, index) in (0u8..).zip(0..PINS) {
             let Some(slot) = self.table.get_mut(index) else {
                 continue;
@@ -233,7 +234,9 @@ impl Ioapic {
             *slot = slot.with_remote_irr(false);
             if self.high & Self::bit(pin) != 0 {
                 if let Some(message) = self.service(pin) {
-                    deliver(pin, message);
+                    if !deliver(pin, message) {
+                        self.not_accepted(pin);
+                    }
                 }
             }
         }

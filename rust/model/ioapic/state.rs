@@ -38,10 +38,15 @@ impl Ioapic {
     }
 
     /// Takes over `state` and passes the messages of the lines that are high, and wait neither for an
-    /// EOI nor for being unmasked, to `deliver`, with their pins.
+    /// EOI nor for being unmasked, to `deliver`, with their pins. `deliver` says whether a local APIC
+    /// took the message, as in [`Ioapic::not_accepted`].
     ///
     /// Reserved bits are ignored. What each source drives is not part of the state and is kept.
-    pub fn set_state<F: FnMut(u8, Message)>(&mut self, state: &IoapicState, mut deliver: F) {
+    pub fn set_state<F: FnMut(u8, Message) -> bool>(
+        &mut self,
+        state: &IoapicState,
+        mut deliver: F,
+    ) {
         self.base_address = state.base_address;
         self.select = state.ioregsel as u8;
         self.id = state.id & ID_MASK;
@@ -51,7 +56,9 @@ impl Ioapic {
         for (pin, _) in (0u8..).zip(0..PINS) {
             if state.irr & Self::bit(pin) != 0 {
                 if let Line::Deliver(message) = self.set_line(pin, true) {
-                    deliver(pin, message);
+                    if !deliver(pin, message) {
+                        self.not_accepted(pin);
+                    }
                 }
             }
         }

@@ -39,6 +39,7 @@ fn eoi(ioapic: &mut Ioapic, vector: u8) -> Vec<u8> {
     ioapic.eoi(vector, |pin, message| {
         assert_eq!(message.vector, vector);
         pins.push(pin);
+        true
     });
     pins
 }
@@ -239,6 +240,11 @@ fn not_accepted() {
     ioapic.not_accepted(9);
     assert_eq!(delivered(ioapic.set_irq(9, 0, true)), 0x31);
     ioapic.not_accepted(24);
+    ioapic.eoi(0x31, |_, _| false);
+    assert_eq!(read(&mut ioapic, low(9)), LEVEL | 0x31);
+    let mut restored = Ioapic::new(VERSION_82093AA);
+    restored.set_state(&ioapic.state(), |_, _| false);
+    assert_eq!(delivered(restored.set_irq(9, 0, true)), 0x31);
 }
 
 /// KVM_IRQ_LINE_STATUS.
@@ -292,7 +298,10 @@ fn restored_lines_are_sent() {
     state.redirtbl[9] = u64::from(LEVEL | 0x32);
     let mut target = ioapic();
     let mut sent = Vec::new();
-    target.set_state(&state, |pin, message| sent.push((pin, message.vector)));
+    target.set_state(&state, |pin, message| {
+        sent.push((pin, message.vector));
+        true
+    });
     assert_eq!(sent, [(4, 0x31), (9, 0x32)]);
     let back = target.state();
     assert_eq!((back.id, back.ioregsel, back.pad), (0xf, 0xff, 0));
