@@ -19,6 +19,6 @@ start_bochs() {
 		-e "s|@OUTPUT_MODE@|$output_mode|; s|@OUTPUT@|$output|" \
 		"$vm_dir/bochs/bochsrc.in" >"$work/bochsrc"
 	# Debian's build starts in its debugger; c lets the machine run.
-	bochs -q -f "$work/bochsrc" <<<c >"$work/emulator.log" 2>&1 &
+	bochs -q -f "$work/bochsrc" <<<c >"$work/emulator.log" 2>&1 7>&- 8>&- &
 	emulator=$!
 }

@@ -96,6 +96,9 @@ build_kernel() {
 	with_progress "$log" measure env BINDGEN="$cache/tools/bin/bindgen" RUSTC="$rustc" \
 		"$vm_dir/kernel-build.sh" "$source" "$folder" "$config" ||
 		die "building the test kernel failed: $(why "$log")"
+	# Modules are built against headers, scripts and Rust metadata; the kernel's own objects are not needed.
+	find "$folder" \( -name '*.o' -o -name '*.a' -o -name '*.cmd' \) -not -path '*/scripts/*' -not -path '*/tools/*' -delete
+	rm -f "$folder/vmlinux.unstripped"
 	basename "$source" >"$folder/.complete"
 }
 

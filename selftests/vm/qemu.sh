@@ -15,9 +15,9 @@ start_qemu() {
 		-chardev "file,id=console,path=$work/console" -serial chardev:console
 		-chardev "$output,id=output" -serial chardev:output)
 	if [ "$interactive" = yes ]; then
-		"${command[@]}" <&0 2>"$work/emulator.log" &
+		"${command[@]}" <&0 2>"$work/emulator.log" 7>&- 8>&- &
 	else
-		"${command[@]}" </dev/null >"$work/emulator.log" 2>&1 &
+		"${command[@]}" </dev/null >"$work/emulator.log" 2>&1 7>&- 8>&- &
 	fi
 	emulator=$!
 }

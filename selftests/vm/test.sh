@@ -40,7 +40,7 @@ echo 'a file' >"$work/folder/sub/file"
 printf 'two  words\n$HOME' >"$work/file"
 
 echo "TAP version 13"
-echo "1..19"
+echo "1..20"
 check "no command is refused" refuses "no COMMAND"
 check "an unknown option is refused" refuses "unknown option" --wrong -- true
 check "an unknown backend is refused" refuses "vmx or svm" --backend x -- true
@@ -79,6 +79,8 @@ took=$((SECONDS - start))
 check "vmx: the status is the command's" status_is 7
 check "vmx: the output is the command's and nothing else" output_is "1
 $(seq 1 2000 | md5sum)"
+vm --backend vmx --timeout 60 -- true
+check "vmx: a command without output ends" status_is 0
 vm --backend vmx --timeout 60 -- sh -c 'echo begun; reboot -f'
 check "vmx: a reboot ends the nested VM" status_is 125
 check "no files are left" rmdir "$TMPDIR"
