@@ -12,6 +12,7 @@ pub mod apic;
 pub mod cpuid;
 pub mod emul;
 pub mod errno;
+pub mod event;
 pub mod exit;
 pub mod ioapic;
 pub mod memslot;
