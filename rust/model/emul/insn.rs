@@ -302,7 +302,7 @@ pub struct Insn {
     pub addr_size: u8,
     /// The size of the source of MOVZX and MOVSX in bytes; `op_size` otherwise.
     pub src_size: u8,
-    /// The condition of SETcc and CMOVcc as the opcode encodes it, 0 to 15.
+    /// The condition of SETcc and CMOVcc as the opcode encodes it, 0 to 15; of no meaning elsewhere.
     pub cond: u8,
     /// Bits of [`prefix`].
     pub prefix: u8,
@@ -320,6 +320,31 @@ pub struct Insn {
 }
 
 impl Insn {
+    /// Nothing yet.
+    pub(super) const fn empty(mode: Mode) -> Self {
+        Self {
+            op: Op::None,
+            mode,
+            len: 0,
+            op_size: 0,
+            addr_size: 0,
+            src_size: 0,
+            cond: 0,
+            prefix: 0,
+            dst: Operand::None,
+            src: Operand::None,
+            third: Operand::None,
+            mem: Mem {
+                seg: SegReg::Ds,
+                base: Mem::NONE,
+                index: Mem::NONE,
+                scale: 0,
+                disp: 0,
+            },
+            imm: 0,
+        }
+    }
+
     /// Whether `bit` of [`prefix`] is set.
     pub const fn has(&self, bit: u8) -> bool {
         self.prefix & bit != 0

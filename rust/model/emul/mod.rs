@@ -29,8 +29,10 @@ pub mod alu;
 pub mod decode;
 mod exec;
 pub mod insn;
+mod modrm;
 mod muldiv;
 mod string;
+mod system;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,10 @@
 use super::insn::Op;
 
 /// How the operands of an opcode are encoded; letters as in the SDM's operand-encoding tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[repr(u8)]
 pub(super) enum Form {
+    // Up to Group: there is more to look at before the operands.
     /// Not in the tables.
     Missing,
     /// A legacy prefix.
@@ -18,13 +20,19 @@ pub(super) enum Form {
     /// C4 or C5: VEX, or LES or LDS.
     Vex,
     /// The ModRM byte's reg field selects the entry of a group.
-    Group(Group),
+    Group,
     /// The mandatory prefix decides: vector moves.
     Vector,
     /// 0F 01, whose register forms are an opcode map of their own.
     Group7,
     /// No explicit operands.
     Zo,
+    /// No explicit operands; the segment of the source can be overridden.
+    String,
+    /// No explicit operands; the operand size is at most 4.
+    Port,
+    /// Zero-extended byte as source; the operand size is at most 4.
+    PortU8,
     /// r/m, reg.
     Mr,
     /// reg, r/m.
@@ -76,7 +84,8 @@ pub(super) enum Form {
 }
 
 /// The opcode groups in [`GROUPS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
 pub(super) enum Group {
     /// 80 to 82.
     G1,
@@ -123,16 +132,34 @@ pub(super) const NO_PREFIX: u8 = 1 << 6;
 /// With F2 or F3 the opcode means something else.
 pub(super) const NO_REP: u8 = 1 << 7;
 
-/// One opcode.
+/// The flags that depend on mode and prefixes.
+pub(super) const RESTRICTED: u8 = NO64 | ONLY64 | NO_PREFIX | NO_REP;
+
+/// One opcode. The alignment lets it be loaded in one piece.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(4))]
 pub(super) struct Entry {
     pub(super) op: Op,
     pub(super) form: Form,
     pub(super) flags: u8,
+    /// For [`Form::Group`].
+    group: Group,
 }
 
 const fn e(op: Op, form: Form, flags: u8) -> Entry {
-    Entry { op, form, flags }
+    Entry {
+        op,
+        form,
+        flags,
+        group: Group::G1,
+    }
+}
+
+const fn group(group: Group, flags: u8) -> Entry {
+    Entry {
+        group,
+        ..e(Op::None, Form::Group, flags)
+    }
 }
 
 const MISSING: Entry = e(Op::None, Form::Missing, 0);
@@ -153,6 +180,12 @@ const ALU: [(Op, u8); 8] = [
 const fn pair(t: &mut [Entry; 256], opcode: usize, op: Op, form: Form, flags: u8) {
     t[opcode] = e(op, form, flags | BYTE);
     t[opcode + 1] = e(op, form, flags);
+}
+
+/// Sets the entries of a byte opcode and of the wider one after it to a group.
+const fn group_pair(t: &mut [Entry; 256], opcode: usize, g: Group) {
+    t[opcode] = group(g, BYTE);
+    t[opcode + 1] = group(g, 0);
 }
 
 /// Sets the entries of `n` opcodes from `opcode` on.
@@ -195,50 +228,50 @@ const fn one_byte() -> [Entry; 256] {
     t[0x69] = e(Op::Imul, Form::Rmi, 0);
     t[0x6a] = e(Op::Push, Form::I8, D64);
     t[0x6b] = e(Op::Imul, Form::Rmi8, 0);
-    pair(&mut t, 0x6c, Op::Ins, Form::Zo, 0);
-    pair(&mut t, 0x6e, Op::Outs, Form::Zo, 0);
-    pair(&mut t, 0x80, Op::None, Form::Group(Group::G1), 0);
-    t[0x82] = e(Op::None, Form::Group(Group::G1), BYTE | NO64);
-    t[0x83] = e(Op::None, Form::Group(Group::G1Byte), 0);
+    pair(&mut t, 0x6c, Op::Ins, Form::Port, 0);
+    pair(&mut t, 0x6e, Op::Outs, Form::String, 0);
+    group_pair(&mut t, 0x80, Group::G1);
+    t[0x82] = group(Group::G1, BYTE | NO64);
+    t[0x83] = group(Group::G1Byte, 0);
     pair(&mut t, 0x84, Op::Test, Form::Mr, 0);
     pair(&mut t, 0x86, Op::Xchg, Form::Mr, LOCK);
     pair(&mut t, 0x88, Op::Mov, Form::Mr, 0);
     pair(&mut t, 0x8a, Op::Mov, Form::Rm, 0);
     t[0x8c] = e(Op::Mov, Form::Ms, 0);
     t[0x8d] = e(Op::Lea, Form::Rm, MEM);
-    t[0x8f] = e(Op::None, Form::Group(Group::G1a), D64);
+    t[0x8f] = group(Group::G1a, D64);
     run(&mut t, 0x90, 8, e(Op::Xchg, Form::Ao, 0));
     t[0x98] = e(Op::Cbw, Form::Zo, 0);
     t[0x99] = e(Op::Cwd, Form::Zo, 0);
     pair(&mut t, 0xa0, Op::Mov, Form::Fd, 0);
     pair(&mut t, 0xa2, Op::Mov, Form::Td, 0);
-    pair(&mut t, 0xa4, Op::Movs, Form::Zo, 0);
-    pair(&mut t, 0xa6, Op::Cmps, Form::Zo, 0);
+    pair(&mut t, 0xa4, Op::Movs, Form::String, 0);
+    pair(&mut t, 0xa6, Op::Cmps, Form::String, 0);
     pair(&mut t, 0xa8, Op::Test, Form::Ai, 0);
     pair(&mut t, 0xaa, Op::Stos, Form::Zo, 0);
-    pair(&mut t, 0xac, Op::Lods, Form::Zo, 0);
+    pair(&mut t, 0xac, Op::Lods, Form::String, 0);
     pair(&mut t, 0xae, Op::Scas, Form::Zo, 0);
     run(&mut t, 0xb0, 8, e(Op::Mov, Form::Oi, BYTE));
     run(&mut t, 0xb8, 8, e(Op::Mov, Form::Oi, 0));
-    pair(&mut t, 0xc0, Op::None, Form::Group(Group::G2Imm), 0);
+    group_pair(&mut t, 0xc0, Group::G2Imm);
     t[0xc4] = e(Op::None, Form::Vex, 0);
     t[0xc5] = e(Op::None, Form::Vex, 0);
-    pair(&mut t, 0xc6, Op::None, Form::Group(Group::G11), 0);
+    group_pair(&mut t, 0xc6, Group::G11);
     t[0xcc] = e(Op::Int3, Form::Zo, 0);
     t[0xcd] = e(Op::Int, Form::U8, 0);
     t[0xce] = e(Op::Into, Form::Zo, NO64);
     t[0xcf] = e(Op::Iret, Form::Zo, 0);
-    pair(&mut t, 0xd0, Op::None, Form::Group(Group::G2One), 0);
-    pair(&mut t, 0xd2, Op::None, Form::Group(Group::G2Cl), 0);
-    pair(&mut t, 0xe4, Op::In, Form::U8, 0);
-    pair(&mut t, 0xe6, Op::Out, Form::U8, 0);
-    pair(&mut t, 0xec, Op::In, Form::Zo, 0);
-    pair(&mut t, 0xee, Op::Out, Form::Zo, 0);
+    group_pair(&mut t, 0xd0, Group::G2One);
+    group_pair(&mut t, 0xd2, Group::G2Cl);
+    pair(&mut t, 0xe4, Op::In, Form::PortU8, 0);
+    pair(&mut t, 0xe6, Op::Out, Form::PortU8, 0);
+    pair(&mut t, 0xec, Op::In, Form::Port, 0);
+    pair(&mut t, 0xee, Op::Out, Form::Port, 0);
     t[0xf1] = e(Op::Int1, Form::Zo, 0);
     t[0xf4] = e(Op::Hlt, Form::Zo, 0);
-    pair(&mut t, 0xf6, Op::None, Form::Group(Group::G3), 0);
-    t[0xfe] = e(Op::None, Form::Group(Group::G4), BYTE);
-    t[0xff] = e(Op::None, Form::Group(Group::G5), 0);
+    group_pair(&mut t, 0xf6, Group::G3);
+    t[0xfe] = group(Group::G4, BYTE);
+    t[0xff] = group(Group::G5, 0);
     t
 }
 
@@ -280,13 +313,13 @@ const fn two_byte() -> [Entry; 256] {
     t[0xab] = e(Op::Bts, Form::Mr, LOCK);
     t[0xac] = e(Op::Shrd, Form::Mri8, 0);
     t[0xad] = e(Op::Shrd, Form::MrCl, 0);
-    t[0xae] = e(Op::None, Form::Group(Group::G15), NO_REP);
+    t[0xae] = group(Group::G15, NO_REP);
     t[0xaf] = e(Op::Imul, Form::Rm, 0);
     pair(&mut t, 0xb0, Op::Cmpxchg, Form::Mr, LOCK);
     t[0xb3] = e(Op::Btr, Form::Mr, LOCK);
     t[0xb6] = e(Op::Movzx, Form::Rm, 0);
     t[0xb7] = e(Op::Movzx, Form::Rm, 0);
-    t[0xba] = e(Op::None, Form::Group(Group::G8), 0);
+    t[0xba] = group(Group::G8, 0);
     t[0xbb] = e(Op::Btc, Form::Mr, LOCK);
     t[0xbc] = e(Op::Bsf, Form::Rm, NO_REP);
     t[0xbd] = e(Op::Bsr, Form::Rm, NO_REP);
@@ -294,7 +327,7 @@ const fn two_byte() -> [Entry; 256] {
     t[0xbf] = e(Op::Movsx, Form::Rm, 0);
     pair(&mut t, 0xc0, Op::Xadd, Form::Mr, LOCK);
     t[0xc3] = e(Op::Mov, Form::Mr, MEM | NO_PREFIX);
-    t[0xc7] = e(Op::None, Form::Group(Group::G9), 0);
+    t[0xc7] = group(Group::G9, 0);
     run(&mut t, 0xc8, 8, e(Op::Bswap, Form::O, 0));
     t
 }
@@ -309,10 +342,15 @@ pub(super) const fn after_0f38(opcode: u8) -> Option<Entry> {
     }
 }
 
-impl Group {
-    /// The entry for the reg field `reg`, of which the low three bits count.
-    pub(super) fn entry(self, reg: u8) -> Entry {
-        GROUPS[self as usize][usize::from(reg & 7)]
+impl Entry {
+    /// The entry of this group for the reg field `reg`, of which the low three bits count, with the
+    /// flags of both.
+    pub(super) fn group(self, reg: u8) -> Entry {
+        let inner = GROUPS[self.group as usize][usize::from(reg & 7)];
+        Entry {
+            flags: self.flags | inner.flags,
+            ..inner
+        }
     }
 }
 

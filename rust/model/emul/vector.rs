@@ -2,9 +2,10 @@
 
 //! Moves between memory and vector registers.
 
-use super::decode::{DecodeError, Decoder, REX_W};
+use super::decode::DecodeError;
 use super::exec::Exec;
-use super::insn::{prefix, Insn, Op, Operand};
+use super::insn::{prefix, Op, Operand};
+use super::modrm::{rex, Decoder};
 use super::{Access, Done, Machine, Stop, MAX_ACCESS};
 use crate::model::x86::{cr0, cr4, xcr0, Exception};
 
@@ -21,18 +22,19 @@ enum Mandatory {
 }
 
 /// Decodes a vector move after its opcode. `wide` is VEX.L.
-pub(super) fn decode(d: &mut Decoder<'_>, opcode: u8, wide: bool) -> Result<Insn, DecodeError> {
+#[cold]
+pub(super) fn decode(d: &mut Decoder<'_>, opcode: u8, wide: bool) -> Result<(), DecodeError> {
     use Mandatory::{None as Np, F2, F3, P66};
-    let mandatory = match d.p.bits & (prefix::REPE | prefix::REPNE) {
+    let mandatory = match d.insn.prefix & (prefix::REPE | prefix::REPNE) {
         prefix::REPE => F3,
         prefix::REPNE => F2,
-        _ if d.p.opsize => P66,
+        _ if d.opsize => P66,
         _ => Np,
     };
-    d.p.bits &= prefix::LOCK | prefix::VEX;
-    let vex = d.p.bits & prefix::VEX != 0;
+    d.insn.prefix &= prefix::LOCK | prefix::VEX;
+    let vex = d.insn.prefix & prefix::VEX != 0;
     let full = if wide { 32 } else { 16 };
-    let w = if d.p.rex & REX_W != 0 && d.is_long() {
+    let w = if d.rex & rex::W != 0 && d.is_long() {
         8
     } else {
         4
@@ -64,20 +66,17 @@ pub(super) fn decode(d: &mut Decoder<'_>, opcode: u8, wide: bool) -> Result<Insn
     if !m.is_mem {
         return Err(DecodeError::Unsupported);
     }
-    if d.p.bits & prefix::LOCK != 0 {
-        return Err(DecodeError::Invalid);
-    }
-    let mut insn = d.insn(op, size);
+    (d.insn.op, d.insn.op_size, d.insn.src_size) = (op, size, size);
     let load = matches!(
         op,
         Op::VecLoad | Op::VecLoadAligned | Op::VecLoadLow | Op::VecLoadHigh
     );
-    (insn.dst, insn.src) = if load {
+    (d.insn.dst, d.insn.src) = if load {
         (Operand::Vec(m.reg), Operand::Mem)
     } else {
         (Operand::Mem, Operand::Vec(m.reg))
     };
-    Ok(insn)
+    Ok(())
 }
 
 /// Bytes of an XMM register.
