@@ -561,3 +561,26 @@ fn trace_shows_the_way() {
     assert!(trace[2] & ADDRESS != 0 && trace[3] & ADDRESS != 0);
     machine.finish();
 }
+
+#[test]
+fn tables_filled_again_behind_a_step_stay() {
+    let mut machine = Machine::new(true, false);
+    for block in 0..4 {
+        machine.map(&page(block * 0x200, PageSize::K4));
+    }
+    let mut range = Range::new(Gfn::new(0), Gfn::new(0x4_0000));
+    let step = |machine: &mut Machine, range: &mut Range| {
+        let (progress, flush) = machine.table.unmap(&mut machine.memory, range, 8);
+        machine.settle(flush);
+        progress
+    };
+    assert_eq!(step(&mut machine, &mut range), Progress::More);
+    machine.map(&page(1, PageSize::K4));
+    while step(&mut machine, &mut range) == Progress::More {}
+    assert!(machine.table.lookup(&machine.memory, Gfn::new(1)).is_some());
+    assert!(machine
+        .table
+        .lookup(&machine.memory, Gfn::new(0x200))
+        .is_none());
+    machine.finish();
+}
