@@ -94,7 +94,8 @@ pub fn run(config: &Config) -> Result<Outcome> {
     for id in 0..config.cpus {
         vcpus.push(create_vcpu(&vm, &supported, id, config.cpus)?);
     }
-    let extra = timing_parameters(&supported, vcpus.first());
+    let tsc_khz = vcpus.first().map_or(0, tsc_khz);
+    let extra = cpuid::timing_parameters(&supported, tsc_khz);
     let line = cmdline::build(&config.cmdline, &extra, kernel.cmdline_max)?;
     tracing::info!("entry {:x?}, command line: {line}", kernel.entry);
     boot::describe(&memory, config.mem, &kernel, initrd, &line, config.cpus)?;
@@ -104,22 +105,26 @@ pub fn run(config: &Config) -> Result<Outcome> {
     Machine::new(vm, memory, vcpus, config.mem)?.run()
 }
 
+/// The guest's TSC frequency in kHz, or 0 when the hypervisor does not say.
+fn tsc_khz(vcpu: &VcpuFd) -> u32 {
+    vcpu.get_tsc_khz().unwrap_or_else(|e| {
+        tracing::info!("KVM_GET_TSC_KHZ: {e}");
+        0
+    })
+}
+
 /// A virtual CPU with its CPUID and the state that all CPUs share.
 fn create_vcpu(vm: &VmFd, supported: &kvm_bindings::CpuId, id: u8, cpus: u8) -> Result<VcpuFd> {
     let vcpu = vm
         .create_vcpu(u64::from(id))
         .map_err(Error::hypervisor("KVM_CREATE_VCPU"))?;
-    let tsc_khz = vcpu.get_tsc_khz().unwrap_or_else(|e| {
-        tracing::info!("KVM_GET_TSC_KHZ: {e}");
-        0
-    });
     let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
     let cpuid = cpuid::build(
         supported,
         Place {
             cpu: id,
             cpus,
-            tsc_khz,
+            tsc_khz: tsc_khz(&vcpu),
             tsc_deadline,
         },
     )?;
@@ -127,18 +132,6 @@ fn create_vcpu(vm: &VmFd, supported: &kvm_bindings::CpuId, id: u8, cpus: u8) -> 
         .map_err(Error::hypervisor("KVM_SET_CPUID2"))?;
     regs::set_common_state(&vcpu)?;
     Ok(vcpu)
-}
-
-/// Kernel parameters for a guest that can neither read the TSC's frequency from CPUID nor
-/// measure it: there is no PIT to measure against.
-fn timing_parameters(supported: &kvm_bindings::CpuId, vcpu: Option<&VcpuFd>) -> Vec<String> {
-    if cpuid::tells_tsc_frequency(supported) {
-        return Vec::new();
-    }
-    match vcpu.map(VcpuFd::get_tsc_khz) {
-        Some(Ok(khz)) if khz != 0 => vec![format!("tsc_early_khz={khz}")],
-        _ => Vec::new(),
-    }
 }
 
 impl Machine {

@@ -81,9 +81,9 @@ fn extent(kernel: &KernelFile) -> Result<u64> {
         }
         let (offset, paddr, filesz, memsz) =
             (phdr.u64(8), phdr.u64(24), phdr.u64(32), phdr.u64(40));
-        if !offset
+        if offset
             .checked_add(filesz)
-            .is_some_and(|end| end <= kernel.len)
+            .is_none_or(|end| end > kernel.len)
         {
             return Err(kernel.bad("truncated ELF file"));
         }

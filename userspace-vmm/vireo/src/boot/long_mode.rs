@@ -6,7 +6,7 @@
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::error::{Error, Result};
-use crate::layout::{GDT_ADDR, GIB, PAGE_SIZE, PML4_ADDR};
+use crate::layout::{CMDLINE_ADDR, GDT_ADDR, GIB, PAGE_SIZE, PML4_ADDR};
 use crate::memory::GuestMemory;
 
 /// Segment selectors that Linux's boot protocol prescribes.
@@ -42,6 +42,9 @@ const MAPPED_GIB: u64 = 4;
 /// Entries of a table.
 const ENTRIES: u64 = 512;
 
+// The tables end below what comes next in the layout.
+const _: () = assert!(PML4_ADDR + (2 + MAPPED_GIB) * PAGE_SIZE <= CMDLINE_ADDR);
+
 /// Writes the GDT and the page tables.
 pub fn write(memory: &GuestMemory) -> Result<()> {
     let failed = |e: vm_memory::GuestMemoryError| Error::Setup(e.to_string());
@@ -74,7 +77,7 @@ pub fn write(memory: &GuestMemory) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{CMDLINE_ADDR, MIB};
+    use crate::layout::MIB;
     use crate::memory::{allocate, Size};
 
     fn walk(memory: &GuestMemory, addr: u64) -> Option<u64> {
@@ -101,10 +104,5 @@ mod tests {
             assert_eq!(walk(&memory, addr), Some(addr));
         }
         assert_eq!(walk(&memory, 4 * GIB), None);
-    }
-
-    #[test]
-    fn tables_end_below_the_command_line() {
-        assert!(PML4_ADDR + (2 + MAPPED_GIB) * PAGE_SIZE <= CMDLINE_ADDR);
     }
 }

@@ -175,7 +175,7 @@ impl Rtc {
             if format & REG_B_BINARY != 0 {
                 n
             } else {
-                n / 10 << 4 | n % 10
+                ((n / 10) << 4) | (n % 10)
             }
         };
         match index {

@@ -58,13 +58,28 @@ pub struct Place {
     pub tsc_deadline: bool,
 }
 
-/// Whether a guest with this CPUID learns the TSC's frequency without measuring.
-pub fn tells_tsc_frequency(supported: &CpuId) -> bool {
-    is_intel(supported.as_slice())
-        || supported
-            .as_slice()
-            .iter()
-            .any(|e| e.function == LEAF_KVM_FEATURES && e.eax & KVM_CLOCKS != 0)
+/// Whether guests with this CPUID get the time from KVM's paravirtual clock.
+fn has_kvm_clock(entries: &[kvm_cpuid_entry2]) -> bool {
+    entries
+        .iter()
+        .any(|e| e.function == LEAF_KVM_FEATURES && e.eax & KVM_CLOCKS != 0)
+}
+
+/// Kernel parameters that tell Linux what it would otherwise measure wrongly, because the
+/// machine has no PIT, no HPET and no PM timer: the TSC's frequency where CPUID has no leaf for
+/// it, and that nothing else can be a judge of the TSC. With a paravirtual clock, or without a
+/// known frequency (0), there is nothing to say.
+pub fn timing_parameters(supported: &CpuId, tsc_khz: u32) -> Vec<String> {
+    let entries = supported.as_slice();
+    let mut parameters = Vec::new();
+    if has_kvm_clock(entries) || tsc_khz == 0 {
+        return parameters;
+    }
+    if !is_intel(entries) {
+        parameters.push(format!("tsc_early_khz={tsc_khz}"));
+    }
+    parameters.push("tsc=reliable".into());
+    parameters
 }
 
 fn is_intel(entries: &[kvm_cpuid_entry2]) -> bool {
@@ -85,10 +100,10 @@ pub fn build(supported: &CpuId, place: Place) -> Result<CpuId> {
         .find(|e| e.function == LEAF_VENDOR)
         .map_or(0, |e| e.eax);
 
-    entries.retain(|e| {
-        !TOPOLOGY_LEAVES.contains(&e.function)
-            && !(intel && [LEAF_TSC, LEAF_FREQUENCY].contains(&e.function))
-    });
+    let is_ours = |leaf: &u32| {
+        TOPOLOGY_LEAVES.contains(leaf) || (intel && [LEAF_TSC, LEAF_FREQUENCY].contains(leaf))
+    };
+    entries.retain(|e| !is_ours(&e.function));
     for entry in &mut entries {
         match entry.function {
             LEAF_FEATURES => features(entry, place),
@@ -219,6 +234,9 @@ fn ratio(a: u32, b: u32, max: u32) -> (u32, u32) {
 mod tests {
     use super::*;
 
+    /// "AuthenticAMD" as EBX, EDX, ECX.
+    const AMD: [u32; 3] = [0x6874_7541, 0x6974_6e65, 0x444d_4163];
+
     fn supported(vendor: [u32; 3], max: u32) -> CpuId {
         let indexed = |function, index, eax| kvm_cpuid_entry2 {
             function,
@@ -306,15 +324,24 @@ mod tests {
 
     #[test]
     fn others_need_it_on_the_command_line() {
-        let amd = [0x6874_7541, 0x6974_6e65, 0x444d_4163];
-        let cpuid = build(&supported(amd, 0xd), place(0, 1)).unwrap();
+        let cpuid = build(&supported(AMD, 0xd), place(0, 1)).unwrap();
         assert!(find(&cpuid, 0x15, 0).is_none());
         assert_eq!(find(&cpuid, 0, 0).unwrap().eax, 0xd);
-        assert!(!tells_tsc_frequency(&supported(amd, 0xd)));
-        assert!(tells_tsc_frequency(&supported(INTEL, 0xd)));
-        let mut entries = supported(amd, 0xd).as_slice().to_vec();
+    }
+
+    #[test]
+    fn parameters_replace_what_cannot_be_measured() {
+        let (intel, amd) = (supported(INTEL, 0xd), supported(AMD, 0xd));
+        assert_eq!(timing_parameters(&intel, 5), ["tsc=reliable"]);
+        assert_eq!(
+            timing_parameters(&amd, 5),
+            ["tsc_early_khz=5", "tsc=reliable"]
+        );
+        assert!(timing_parameters(&amd, 0).is_empty());
+        let mut entries = amd.as_slice().to_vec();
         entries.push(leaf(LEAF_KVM_FEATURES, [1 << 3, 0, 0, 0]));
-        assert!(tells_tsc_frequency(&CpuId::from_entries(&entries).unwrap()));
+        let with_clock = CpuId::from_entries(&entries).unwrap();
+        assert!(timing_parameters(&with_clock, 5).is_empty());
     }
 
     #[test]
