@@ -19,6 +19,8 @@ pub mod memslot;
 pub mod msi;
 pub mod msr;
 pub mod pt;
+pub mod route;
+pub mod sregs;
 pub mod vmx;
 pub mod walk;
 pub mod x86;
