@@ -286,6 +286,19 @@ fn state_round_trip() {
     assert_eq!(eoi(&mut target, 0x32), [9]);
 }
 
+/// Only the last edge counts: one that was sent says nothing of a later one that was masked.
+#[test]
+fn saved_edges() {
+    let mut ioapic = ioapic();
+    let _ = write(&mut ioapic, low(4), 0x31);
+    assert_eq!(delivered(ioapic.set_irq(4, 0, true)), 0x31);
+    assert_eq!(ioapic.state().irr, 0);
+    assert_eq!(ioapic.set_irq(4, 0, false), Line::Low);
+    let _ = write(&mut ioapic, low(4), MASKED | 0x31);
+    assert_eq!(ioapic.set_irq(4, 0, true), Line::Ignored);
+    assert_eq!(ioapic.state().irr, 1 << 4);
+}
+
 /// A state with a line that is high and not yet sent sends it.
 #[test]
 fn restored_lines_are_sent() {
