@@ -15,6 +15,12 @@ guest!(fuzz_alive:
     "jmp 2b",
 );
 
+/// Turns on the signals that end a KVM_RUN, or off.
+fn signals(on: bool) {
+    let every = Duration::from_millis(if on { 5 } else { 0 });
+    alarm(every, every);
+}
+
 /// A machine that still works after all that?
 fn alive() -> TestResult {
     Machine::long(fuzz_alive())?.run_sync()?;
@@ -24,12 +30,12 @@ fn alive() -> TestResult {
 /// Numbers near the known ones with pointers to noise, small numbers and wild addresses.
 fn ioctl_random() -> TestResult {
     catch_signal(libc::SIGALRM);
-    alarm(Duration::from_millis(10), Duration::from_millis(10));
     let mut random = Random(0x1234_5678_9abc_def1);
     for _ in 0..env().rounds(20) {
         let m = Setup::new(Mode::Long);
         let m = if random.below(2) == 0 { m } else { m.irqchip() };
         let m = m.build(fuzz_alive())?;
+        signals(true);
         let noise = Mapping::anonymous(4 * PAGE);
         for _ in 0..200 {
             for _ in 0..8 {
@@ -56,6 +62,7 @@ fn ioctl_random() -> TestResult {
                 unsafe { libc::close(new) };
             }
         }
+        signals(false);
     }
     alive()
 }
@@ -63,7 +70,6 @@ fn ioctl_random() -> TestResult {
 /// The real state with a few bits flipped, set again, and run.
 fn ioctl_random_structs() -> TestResult {
     catch_signal(libc::SIGALRM);
-    alarm(Duration::from_millis(5), Duration::from_millis(5));
     let mut random = Random(0xfeed_beef_1234_5677);
     const PAIRS: &[(Ioctl, Ioctl, usize)] = &[
         (KVM_GET_REGS, KVM_SET_REGS, 144),
@@ -78,6 +84,7 @@ fn ioctl_random_structs() -> TestResult {
     ];
     for _ in 0..env().rounds(100) {
         let m = Setup::new(Mode::Long).irqchip().build(fuzz_alive())?;
+        signals(true);
         for _ in 0..3 {
             let (get, set, size) = PAIRS[random.below(PAIRS.len() as u64) as usize];
             let mut state = vec![0u8; size.max(4096)];
@@ -94,6 +101,7 @@ fn ioctl_random_structs() -> TestResult {
             let _ = ioctl(m.vcpu.fd(), set, addr);
             let _ = m.vcpu.run_raw();
         }
+        signals(false);
     }
     alive()
 }

@@ -30,4 +30,7 @@ groups!(
     ioctl_vm,
     ioctl_vcpu,
     ioctl_fuzz,
+    irq_apic,
+    irq_ioapic,
+    irq_inject,
 );
