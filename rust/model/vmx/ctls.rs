@@ -256,6 +256,8 @@ pub struct Features {
     pub invvpid_single: bool,
     /// INVVPID can invalidate all VPIDs.
     pub invvpid_all: bool,
+    /// INVVPID can invalidate one VPID without its global translations.
+    pub invvpid_retaining_globals: bool,
     /// EPT leaves of 2 MiB.
     pub ept_2m: bool,
     /// EPT leaves of 1 GiB.
@@ -459,9 +461,6 @@ pub fn compute(msrs: &CapabilityMsrs, options: &Options) -> Result<Controls, Mis
     if msrs.basic & basic::ADDRESSES_32_BIT != 0 {
         return Err(Missing("VMX structures above 4 GiB"));
     }
-    if msrs.basic & basic::INS_OUTS_INFORMATION == 0 {
-        return Err(Missing("information about INS and OUTS at VM exit"));
-    }
 
     let pin = require(msrs.pin(), REQUIRED_PIN)?;
     let primary = require(msrs.primary(), REQUIRED_PRIMARY)? & !PRIMARY_AT_TIMES;
@@ -478,6 +477,9 @@ pub fn compute(msrs: &CapabilityMsrs, options: &Options) -> Result<Controls, Mis
         if !msrs.ept_vpid_has(bit) {
             return Err(Missing(name));
         }
+    }
+    if msrs.basic & basic::INS_OUTS_INFORMATION == 0 {
+        return Err(Missing("information about INS and OUTS at VM exit"));
     }
 
     let features = select(msrs, options);
@@ -523,6 +525,7 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
         invvpid_address: invvpid(ept_vpid::INVVPID_ADDRESS),
         invvpid_single,
         invvpid_all,
+        invvpid_retaining_globals: invvpid(ept_vpid::INVVPID_RETAINING_GLOBALS),
         ept_2m: options.ept_2m && msrs.ept_vpid_has(ept_vpid::PAGE_2M),
         ept_1g: options.ept_1g && msrs.ept_vpid_has(ept_vpid::PAGE_1G),
         ept_ad: options.ept_ad && msrs.ept_vpid_has(ept_vpid::ACCESSED_DIRTY),
