@@ -7,11 +7,11 @@
 //! of its own with everything that /dev has and /dev/kvm besides.
 
 use std::ffi::{CStr, CString, OsString};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{symlink, DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{chown, symlink, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,31 +129,46 @@ fn rebuild_dev() -> io::Result<()> {
     let old: OwnedFd = File::open(DEV)?.into();
     let old_path = PathBuf::from(format!("/proc/self/fd/{}", old.as_raw_fd()));
     let entries = fs::read_dir(DEV)?.collect::<io::Result<Vec<_>>>()?;
-    mount(
-        Some(Path::new("tmpfs")),
-        Path::new(DEV),
-        Some(c"tmpfs"),
-        libc::MS_NOSUID,
-    )?;
+    let tmpfs = Some(Path::new("tmpfs"));
+    mount(tmpfs, Path::new(DEV), Some(c"tmpfs"), libc::MS_NOSUID)?;
+    fs::set_permissions(DEV, Permissions::from_mode(0o755))?;
     for entry in entries {
-        let (from, to) = (
-            old_path.join(entry.file_name()),
-            Path::new(DEV).join(entry.file_name()),
-        );
-        let kind = entry.file_type()?;
-        if kind.is_symlink() {
-            symlink(fs::read_link(&from)?, &to)?;
-            continue;
-        }
-        if kind.is_dir() {
-            DirBuilder::new().mode(0o755).create(&to)?;
-        } else {
-            File::create(&to)?;
-        }
-        mount(Some(&from), &to, None, libc::MS_BIND | libc::MS_REC)?;
+        let from = old_path.join(entry.file_name());
+        let to = Path::new(DEV).join(entry.file_name());
+        copy_entry(&from, &to)?;
     }
     File::create(KVM_NODE)?;
     Ok(())
+}
+
+/// Makes `to` the same as `from`: links and device nodes anew, the rest as a mount.
+fn copy_entry(from: &Path, to: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(from)?;
+    let kind = metadata.file_type();
+    if kind.is_symlink() {
+        return symlink(fs::read_link(from)?, to);
+    }
+    if kind.is_char_device() || kind.is_block_device() {
+        make_node(to, &metadata)?;
+        chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+        return fs::set_permissions(to, metadata.permissions());
+    }
+    if kind.is_dir() {
+        fs::create_dir(to)?;
+    } else {
+        File::create(to)?;
+    }
+    mount(Some(from), to, None, libc::MS_BIND | libc::MS_REC)
+}
+
+/// A device node with the type, mode and number in `metadata`.
+fn make_node(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the name is NUL-terminated and outlives the call.
+    match unsafe { libc::mknod(path.as_ptr(), metadata.mode(), metadata.rdev()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

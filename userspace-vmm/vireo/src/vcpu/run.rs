@@ -27,12 +27,15 @@ impl Cpu {
     /// Runs until the end of the run is asked for, by anyone.
     pub fn run(mut self) {
         let kicks = Registration::new(&mut self.vcpu);
+        let mut exits = 0u64;
         while !self.stop.is_requested() {
+            exits = exits.wrapping_add(1);
             if let Some(outcome) = self.step(&kicks) {
                 let outcome = self.locate(outcome);
                 self.stop.request(outcome);
             }
         }
+        tracing::info!("CPU {}: {exits} exits to user space", self.id);
     }
 
     /// One KVM_RUN and what follows from it.
