@@ -158,11 +158,10 @@ const EPTP_WALK_4: u64 = 3 << 3;
 /// EPT pointer, bit 6: accessed and dirty flags are set.
 const EPTP_ACCESSED_DIRTY: u64 = 1 << 6;
 
-/// Makes the EPT pointer of a tree of four levels in write-back memory, whose accessed and dirty flags
-/// the processor sets if `accessed_dirty`.
-pub const fn eptp(root: Hpa, accessed_dirty: bool) -> u64 {
+/// Makes the EPT pointer of a tree of four levels in write-back memory.
+pub const fn eptp(root: Hpa, format: Ept) -> u64 {
     let pointer = root.raw() & EptPte::ADDRESS | EPTP_WALK_4 | EPTP_WRITE_BACK;
-    if accessed_dirty {
+    if format.accessed_dirty {
         pointer | EPTP_ACCESSED_DIRTY
     } else {
         pointer
@@ -212,7 +211,10 @@ mod tests {
 
     #[test]
     fn pointer() {
-        assert_eq!(eptp(Hpa::new(0x7000), true), 0x705e);
-        assert_eq!(eptp(Hpa::new(0x7000), false), 0x701e);
+        assert_eq!(eptp(Hpa::new(0x7000), EPT), 0x705e);
+        let plain = Ept {
+            accessed_dirty: false,
+        };
+        assert_eq!(eptp(Hpa::new(0x7000), plain), 0x701e);
     }
 }
