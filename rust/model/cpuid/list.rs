@@ -4,7 +4,7 @@
 
 use super::{leaf, Caps, CpuidEntry, Feature, HostCpuid, Regs, Word};
 use crate::model::errno::Errno;
-use crate::model::xstate::COMPONENTS;
+use crate::model::xstate::{component_bit, COMPONENTS};
 
 /// The highest basic leaf that is listed.
 const MAX_BASIC: u32 = leaf::TOPOLOGY_V2;
@@ -205,7 +205,7 @@ fn xstate(caps: &Caps, sink: &mut Sink<'_>) -> Result<(), Errno> {
         let Some(part) = caps.layout.component(number) else {
             break;
         };
-        if (caps.xcr0 | caps.xss) & (1 << number) == 0 {
+        if (caps.xcr0 | caps.xss) & component_bit(number) == 0 {
             continue;
         }
         let regs = Regs {

@@ -55,8 +55,9 @@ pub fn is_intercepted(bitmap: &[u8; MSR_BITMAP_SIZE], msr: u32, access: Access) 
     let Some((offset, mask)) = place(msr) else {
         return true;
     };
-    let set = |offset: usize| bitmap.get(offset).is_none_or(|byte| byte & mask != 0);
-    access.reads() && set(offset) || access.writes() && set(offset + WRITE_OFFSET)
+    let (reads, writes) = bitmap.split_at(WRITE_OFFSET);
+    let set = |bits: &[u8]| bits.get(offset).is_none_or(|byte| byte & mask != 0);
+    access.reads() && set(reads) || access.writes() && set(writes)
 }
 
 fn change(
@@ -68,13 +69,9 @@ fn change(
     let Some((offset, mask)) = place(msr) else {
         return;
     };
-    if access.reads() {
-        if let Some(byte) = bitmap.get_mut(offset) {
-            apply(byte, mask);
-        }
-    }
-    if access.writes() {
-        if let Some(byte) = bitmap.get_mut(offset + WRITE_OFFSET) {
+    let (reads, writes) = bitmap.split_at_mut(WRITE_OFFSET);
+    for (wanted, bits) in [(access.reads(), reads), (access.writes(), writes)] {
+        if let (true, Some(byte)) = (wanted, bits.get_mut(offset)) {
             apply(byte, mask);
         }
     }

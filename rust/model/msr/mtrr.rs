@@ -138,7 +138,7 @@ fn register(index: u32) -> Option<Register> {
             if number >= 2 * VARIABLE_MTRRS {
                 return None;
             }
-            if number % 2 == 0 {
+            if number & 1 == 0 {
                 Register::Base(number)
             } else {
                 Register::Mask(number)

@@ -14,8 +14,8 @@ pub const MIN_AREA: u32 = LEGACY_SIZE + 64;
 /// State components that the layout tracks; the architecture has defined numbers below this one.
 pub const COMPONENTS: usize = 20;
 
-/// The number of the first component outside the legacy region.
-const FIRST_EXTENDED: usize = 2;
+/// The components outside the legacy region.
+const EXTENDED: u64 = !bit::LEGACY;
 
 /// The CPUID leaf that describes the components (SDM vol. 1 section 13.2).
 const LEAF_XSTATE: u32 = 0xd;
@@ -56,21 +56,15 @@ impl Layout {
     /// Reads the components in `mask` (XCR0 and IA32_XSS bits) from the host's CPUID.
     pub fn read(host: &impl HostCpuid, mask: u64) -> Self {
         let mut layout = Self::default();
-        for (number, slot) in layout
-            .components
-            .iter_mut()
-            .enumerate()
-            .skip(FIRST_EXTENDED)
-        {
-            if mask & (1 << number) == 0 {
-                continue;
+        for (number, slot) in layout.components.iter_mut().enumerate() {
+            if mask & EXTENDED & component_bit(number) != 0 {
+                let leaf = host.cpuid(LEAF_XSTATE, number as u32);
+                *slot = Component {
+                    size: leaf.eax,
+                    offset: leaf.ebx,
+                    flags: leaf.ecx,
+                };
             }
-            let leaf = host.cpuid(LEAF_XSTATE, number as u32);
-            *slot = Component {
-                size: leaf.eax,
-                offset: leaf.ebx,
-                flags: leaf.ecx,
-            };
         }
         layout
     }
@@ -84,10 +78,10 @@ impl Layout {
     /// user component at no offset, or the wrong register (XCR0 or IA32_XSS, by `supervisor`).
     pub fn usable(&self, mask: u64, supervisor: bool) -> u64 {
         let mut usable = if supervisor { 0 } else { mask & bit::LEGACY };
-        for (number, part) in self.components.iter().enumerate().skip(FIRST_EXTENDED) {
+        for (number, part) in self.components.iter().enumerate() {
             let placed = supervisor || part.offset >= MIN_AREA;
             if part.size != 0 && placed && part.is_supervisor() == supervisor {
-                usable |= mask & (1 << number);
+                usable |= mask & component_bit(number);
             }
         }
         usable
@@ -126,12 +120,15 @@ impl Layout {
     }
 
     fn selected(&self, mask: u64) -> impl Iterator<Item = (usize, &Component)> {
-        self.components
-            .iter()
-            .enumerate()
-            .skip(FIRST_EXTENDED)
-            .filter(move |(number, part)| mask & (1 << number) != 0 && part.size != 0)
+        (0..COMPONENTS)
+            .zip(&self.components)
+            .filter(move |(number, part)| mask & component_bit(*number) != 0 && part.size != 0)
     }
+}
+
+/// The bit of component `number`, which is below 64, in XCR0 or IA32_XSS.
+pub(crate) const fn component_bit(number: usize) -> u64 {
+    1u64.wrapping_shl(number as u32)
 }
 
 fn compact_offset(end: u32, part: &Component) -> u32 {

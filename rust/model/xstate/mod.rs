@@ -8,6 +8,7 @@ mod layout;
 mod xcr0;
 
 pub use image::{check_standard, Header, HEADER_OFFSET, HEADER_SIZE, MXCSR_OFFSET};
+pub(crate) use layout::component_bit;
 pub use layout::{Component, Layout, COMPONENTS, LEGACY_SIZE, MIN_AREA};
 pub use xcr0::{xcr0_valid, xsetbv, XsetbvFault};
 
