@@ -168,7 +168,7 @@ fn irq_ioapic_level_repeats() -> TestResult {
     let mut m = with_pin(11, 0x5b | LEVEL)?;
     m.vm.irq_line(11, 1)?;
     let mut rounds = 0;
-    while m.irq_count(0x5b) < 20 {
+    while m.irq_count(0x5b) < 8 {
         m.run_sync()?;
         rounds += 1;
         check!(rounds < 10_000, "{} interrupts", m.irq_count(0x5b));

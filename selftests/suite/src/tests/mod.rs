@@ -33,4 +33,6 @@ groups!(
     irq_apic,
     irq_ioapic,
     irq_inject,
+    timer,
+    mem_slots,
 );
