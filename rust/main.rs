@@ -1,14 +1,106 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Vireo
+//! Vireo: a type-2 hypervisor that speaks KVM's ioctl ABI on `/dev/vireo`.
+//!
+//! The way through the code, once, without going back: an ioctl arrives in [`vcpu`], `run` enters the guest
+//! through the backend ([`vmx`]), the exit is decoded by the pure [`model`], and one `match` in [`exit`]
+//! decides. `unsafe` code is in [`host`] and [`vmx`], and where C calls in.
+
 #![crate_name = "vireo"]
-use kernel::prelude::*;
+
+use kernel::{
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*, //
+};
+
+mod backend;
 mod bindings;
+mod caps;
+mod dev;
+mod errno;
+mod exit;
+mod guest_cpu;
+mod host;
+mod irqchip;
+mod memory;
 #[allow(dead_code, unreachable_pub, unused_imports)]
 mod model;
+mod uapi;
+mod vcpu;
+mod vm;
+mod vmx;
 
-module! { type: Vireo, name: "vireo", authors: ["The Vireo authors"], description: "A type-2 hypervisor that speaks KVM's ioctl ABI", license: "GPL v2", }
-struct Vireo;
-impl kernel::Module for Vireo {
-    fn init(_m: &'static ThisModule) -> Result<Self> { Ok(Vireo) }
+module! {
+    type: Vireo,
+    name: "vireo",
+    authors: ["The Vireo authors"],
+    description: "A type-2 hypervisor that speaks KVM's ioctl ABI",
+    license: "GPL v2",
+    params: {
+        dump_vmcs: u8 {
+            default: 0,
+            description: "Write the VMCS to the kernel log when an entry fails or an exit is unknown",
+        },
+        vpid: u8 {
+            default: 1,
+            description: "Tag the guests' translations (VPID), where the CPU can",
+        },
+        large_pages: u8 {
+            default: 1,
+            description: "Map guest memory with 2-MiB and 1-GiB pages, where the CPU can",
+        },
+        ept_ad: u8 {
+            default: 1,
+            description: "Use accessed and dirty flags in EPT, where the CPU can",
+        },
+        tpr_shadow: u8 {
+            default: 1,
+            description: "Let the CPU handle CR8, where it can",
+        },
+    },
+}
+
+/// The module. Fields are dropped in this order: first no new callers, then the hardware.
+#[pin_data]
+struct Vireo {
+    #[pin]
+    device: MiscDeviceRegistration<dev::Device>,
+    virtualization: host::hotplug::VirtualizationOn,
+}
+
+impl kernel::InPlaceModule for Vireo {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            virtualization: enable()?,
+            device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
+        })
+    }
+}
+
+/// Whether the user asked for VMCS dumps.
+fn dump_requested() -> bool {
+    module_parameters::dump_vmcs.value() != 0
+}
+
+/// Finds out what the CPU can do and turns virtualisation on.
+fn enable() -> Result<host::hotplug::VirtualizationOn> {
+    let on = |value: u8| value != 0;
+    let large = on(module_parameters::large_pages.value());
+    let options = model::vmx::ctls::Options {
+        vpid: on(module_parameters::vpid.value()),
+        ept_2m: large,
+        ept_1g: large,
+        ept_ad: on(module_parameters::ept_ad.value()),
+        tpr_shadow: on(module_parameters::tpr_shadow.value()),
+        apic_accesses: false,
+        apic_registers: false,
+        ..Default::default()
+    };
+    vmx::setup::Vmx::probe(&options)?;
+    let vmx = vmx::setup::Vmx::get().ok_or(ENODEV)?;
+    guest_cpu::GuestCpu::probe(vmx);
+    host::hotplug::VirtualizationOn::new(false)
 }

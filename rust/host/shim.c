@@ -13,6 +13,8 @@
 #include <linux/rcuwait.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
+#include <linux/syscore_ops.h>
+#include <linux/uaccess.h>
 #include <linux/vtime.h>
 #include <trace/events/ipi.h>
 #include <asm/cpu_entry_area.h>
@@ -71,11 +73,6 @@ int vireo_virt_get_ref(bool svm)
 void vireo_virt_put_ref(bool svm)
 {
 	x86_virt_put_ref(svm ? X86_FEATURE_SVM : X86_FEATURE_VMX);
-}
-
-bool vireo_rebooting(void)
-{
-	return virt_rebooting;
 }
 
 /* Makes the FPU registers those of the current fpstate. Interrupts are off. */
@@ -201,6 +198,11 @@ int vireo_handle_exit_work(void)
 	return xfer_to_guest_mode_handle_work();
 }
 
+void vireo_cond_resched(void)
+{
+	cond_resched();
+}
+
 int vireo_vmx_enter(struct vireo_regs *regs);
 
 /*
@@ -257,12 +259,14 @@ void vireo_irq_window(void)
 
 void vireo_machine_check(void)
 {
+#ifdef CONFIG_X86_MCE
 	struct pt_regs regs = {
 		.cs = 3,	/* user mode: the fault hit a guest, not the kernel */
 		.flags = X86_EFLAGS_IF,
 	};
 
 	do_machine_check(&regs);
+#endif
 }
 
 u64 vireo_host_xcr0(void)
@@ -306,6 +310,28 @@ int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn)
 void vireo_release_pfn(unsigned long pfn)
 {
 	put_page(pfn_to_page(pfn));
+}
+
+/*
+ * Replaces *@old by @new at @hva of the current process, atomically. Returns 0, 1 when another value was
+ * there (it is in *@old then), or an error.
+ */
+int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size)
+{
+	if (!IS_ALIGNED(hva, size) || !access_ok((void __user *)hva, size))
+		return -EFAULT;
+	switch (size) {
+	case 1:
+		return __try_cmpxchg_user((u8 __user *)hva, (u8 *)old, (u8)new, fault1);
+	case 2:
+		return __try_cmpxchg_user((u16 __user *)hva, (u16 *)old, (u16)new, fault2);
+	case 4:
+		return __try_cmpxchg_user((u32 __user *)hva, (u32 *)old, (u32)new, fault4);
+	case 8:
+		return __try_cmpxchg_user((u64 __user *)hva, old, new, fault8);
+	default:
+		return -EINVAL;
+	}
 }
 
 /*
@@ -354,6 +380,12 @@ void *vireo_pfn_to_virt(unsigned long pfn)
 	return page_to_virt(pfn_to_page(pfn));
 }
 
+int vireo_insert_page(struct vm_area_struct *vma, unsigned long uaddr, void *kaddr)
+{
+	vm_flags_set(vma, VM_MIXEDMAP);
+	return vm_insert_page(vma, uaddr, virt_to_page(kaddr));
+}
+
 unsigned long vireo_alloc_page(void)
 {
 	return get_zeroed_page(GFP_KERNEL_ACCOUNT);
@@ -362,6 +394,27 @@ unsigned long vireo_alloc_page(void)
 void vireo_free_page(unsigned long addr)
 {
 	free_page(addr);
+}
+
+/* --- signals ------------------------------------------------------------------------------------ */
+
+/* The mask that KVM_SET_SIGNAL_MASK asks for holds during KVM_RUN only. */
+void vireo_sigmask_enter(const sigset_t *mask)
+{
+	sigset_t new = *mask;
+
+	sigprocmask(SIG_SETMASK, &new, &current->real_blocked);
+}
+
+void vireo_sigmask_leave(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
+}
+
+bool vireo_signal_pending(void)
+{
+	return signal_pending(current);
 }
 
 /* --- waiting, time, other CPUs ------------------------------------------------------------------ */
@@ -396,4 +449,53 @@ static void vireo_nop(void *unused)
 void vireo_call_on_cpu(int cpu)
 {
 	smp_call_function_single(cpu, vireo_nop, NULL, 1);
+}
+
+/* --- suspend, shutdown and kexec ---------------------------------------------------------------- */
+
+static void (*vireo_resume_hook)(void);
+static void (*vireo_suspend_hook)(void);
+
+static int vireo_syscore_suspend(void *unused)
+{
+	vireo_suspend_hook();
+	return 0;
+}
+
+static void vireo_syscore_resume(void *unused)
+{
+	vireo_resume_hook();
+}
+
+static void vireo_syscore_stop_cpu(void *unused)
+{
+	vireo_suspend_hook();
+}
+
+/* Firmware and the next kernel need INIT, which VMX operation blocks. */
+static void vireo_syscore_shutdown(void *unused)
+{
+	on_each_cpu(vireo_syscore_stop_cpu, NULL, 1);
+}
+
+static const struct syscore_ops vireo_syscore_ops = {
+	.suspend = vireo_syscore_suspend,
+	.resume = vireo_syscore_resume,
+	.shutdown = vireo_syscore_shutdown,
+};
+
+static struct syscore vireo_syscore = {
+	.ops = &vireo_syscore_ops,
+};
+
+void vireo_register_syscore(void (*resume)(void), void (*suspend)(void))
+{
+	vireo_resume_hook = resume;
+	vireo_suspend_hook = suspend;
+	register_syscore(&vireo_syscore);
+}
+
+void vireo_unregister_syscore(void)
+{
+	unregister_syscore(&vireo_syscore);
 }

@@ -15,6 +15,8 @@
 #include <linux/types.h>
 #include <linux/mm_types.h>
 #include <linux/rcuwait.h>
+#include <linux/signal_types.h>
+#include <asm/segment.h>
 
 /* The guest's registers that VM entry and exit do not switch, in hardware order (RAX, RCX, RDX, ...). */
 struct vireo_regs {
@@ -41,6 +43,11 @@ struct vireo_cpu_state {
 	u64 sysenter_esp;
 };
 
+/* Selectors that a VM exit loads. */
+static const u32 VIREO_KERNEL_CS = __KERNEL_CS;
+static const u32 VIREO_KERNEL_DS = __KERNEL_DS;
+static const u32 VIREO_KERNEL_TSS = GDT_ENTRY_TSS * 8;
+
 bool vireo_cpu_has_vmx(void);
 bool vireo_cpu_has_svm(void);
 bool vireo_cpu_has_xsave(void);
@@ -48,7 +55,8 @@ bool vireo_cpu_has_xsaves(void);
 bool vireo_cpu_has_spec_ctrl(void);
 int vireo_virt_get_ref(bool svm);
 void vireo_virt_put_ref(bool svm);
-bool vireo_rebooting(void);
+void vireo_register_syscore(void (*resume)(void), void (*suspend)(void));
+void vireo_unregister_syscore(void);
 
 int vireo_this_cpu(void);
 unsigned long vireo_irq_save(void);
@@ -60,6 +68,7 @@ void vireo_preempt_enable(void);
 int vireo_rdmsr_safe(u32 msr, u64 *value);
 bool vireo_exit_work_pending(void);
 int vireo_handle_exit_work(void);
+void vireo_cond_resched(void);
 
 void vireo_cpu_state(struct vireo_cpu_state *state);
 void vireo_host_save(struct vireo_host_state *state);
@@ -77,11 +86,18 @@ void vireo_restore_host_debug(void);
 
 int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn);
 void vireo_release_pfn(unsigned long pfn);
+int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size);
 unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva);
 unsigned long vireo_virt_to_pfn(const void *addr);
 void *vireo_pfn_to_virt(unsigned long pfn);
 unsigned long vireo_alloc_page(void);
 void vireo_free_page(unsigned long addr);
+
+int vireo_insert_page(struct vm_area_struct *vma, unsigned long uaddr, void *kaddr);
+
+void vireo_sigmask_enter(const sigset_t *mask);
+void vireo_sigmask_leave(void);
+bool vireo_signal_pending(void);
 
 void vireo_wait_init(struct rcuwait *wait);
 int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg);

@@ -78,6 +78,7 @@ const fn allows(segment: &Segment, access: Access) -> bool {
 }
 
 /// Checks an access of `len` bytes at `seg:offset` and returns its linear address.
+#[inline]
 pub(super) fn linear<M: Machine>(
     m: &M,
     mode: Mode,
@@ -158,13 +159,15 @@ impl<M: Machine> Exec<'_, M> {
         gp(self.insn.mode)
     }
 
-    /// The linear address of the memory operand for an access of `len` bytes.
+    /// The linear address of the memory operand, for an access of `len` bytes.
+    #[inline]
     pub(super) fn operand_address(&mut self, len: u8, access: Access) -> Result<u64, Stop> {
         let offset = effective(self.m, self.insn, self.next_rip);
         self.data_address(self.insn.mem.seg, offset, len, access)
     }
 
     /// The linear address of `seg:offset` for an access of `len` bytes.
+    #[inline]
     pub(super) fn data_address(
         &mut self,
         seg: SegReg,

@@ -137,6 +137,7 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     /// The value of a source operand of `size` bytes.
+    #[inline]
     fn load(&mut self, operand: Operand, size: u8) -> Result<u64, Stop> {
         match operand {
             Operand::Reg(_) => Ok(self.reg(operand, size)),
@@ -151,6 +152,7 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     /// Writes a destination that was not read.
+    #[inline]
     fn store(&mut self, operand: Operand, size: u8, value: u64) -> Result<(), Stop> {
         if operand == Operand::Mem {
             let linear = self.operand_address(size, Access::Write)?;
@@ -201,6 +203,7 @@ impl<M: Machine> Exec<'_, M> {
         self.retire_with(result.flags)
     }
 
+    #[inline]
     fn mov(&mut self) -> Result<Done, Stop> {
         let insn = self.insn;
         let value = self.load(insn.src, insn.op_size)?;

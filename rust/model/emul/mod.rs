@@ -220,15 +220,19 @@ pub fn fetch<M: Machine>(m: &mut M, bytes: &mut [u8; MAX_LEN]) -> Result<Insn, S
     let mode = m.mode();
     let (linear, allowed) = addr::code(m, mode)?;
     let (first, _) = split_at_page(linear, MAX_LEN);
-    let first = first.min(allowed);
-    m.fetch(linear, bytes.get_mut(..first).unwrap_or_default())?;
-    let mut found = decode(bytes.get(..first).unwrap_or_default(), mode);
-    if found == Err(DecodeError::Truncated) && first < allowed {
-        let second = addr::wrap(linear.wrapping_add(first as u64), mode);
-        m.fetch(second, bytes.get_mut(first..allowed).unwrap_or_default())?;
-        found = decode(bytes.get(..allowed).unwrap_or_default(), mode);
-    }
-    found.map_err(|error| match error {
+    let mut have = 0;
+    let mut end = first.min(allowed);
+    // At most twice: the second round ends at `allowed`.
+    let error = loop {
+        let part = addr::wrap(linear.wrapping_add(have as u64), mode);
+        m.fetch(part, bytes.get_mut(have..end).unwrap_or_default())?;
+        match decode(bytes.get(..end).unwrap_or_default(), mode) {
+            Ok(insn) => return Ok(insn),
+            Err(DecodeError::Truncated) if end < allowed => (have, end) = (end, allowed),
+            Err(error) => break error,
+        }
+    };
+    Err(match error {
         // More bytes are needed than the code segment has.
         DecodeError::Truncated | DecodeError::TooLong => Stop::Fault(addr::gp(mode)),
         DecodeError::Invalid => Stop::Fault(Exception::ud()),

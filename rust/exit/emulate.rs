@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Instruction emulation, and its conversation with the VMM.
+//!
+//! An instruction that reads a device of the VMM's is abandoned, and run again from the start when the
+//! answer is there; the answers are kept until it is complete. What it writes to devices is queued, and the
+//! VMM gets it piece by piece once the instruction has been committed.
+
+use kernel::prelude::*;
+
+use super::{
+    machine::VcpuMachine,
+    Next, //
+};
+use crate::{
+    model::{
+        emul::{
+            self,
+            Done,
+            Stop, //
+        },
+        exit::NestedFault, //
+    },
+    vcpu::{
+        Pending,
+        State, //
+    }, //
+};
+
+/// Pieces of one kind in one instruction: 32 bytes in words, and one more where it crosses a page.
+const PIECES: usize = 8;
+
+/// Iterations of a string instruction, or repetitions after a lost race, before the guest is entered again.
+const ROUNDS: usize = 64;
+
+/// Where a piece goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Device memory.
+    Memory(u64),
+    /// A port.
+    Port(u16),
+}
+
+/// A piece of an access, of 8 bytes at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    target: Target,
+    length: usize,
+    data: [u8; 8],
+}
+
+impl Default for Piece {
+    fn default() -> Self {
+        Self {
+            target: Target::Memory(0),
+            length: 0,
+            data: [0; 8],
+        }
+    }
+}
+
+/// A list of pieces.
+#[derive(Default)]
+struct Pieces {
+    list: [Piece; PIECES],
+    /// Pieces in the list.
+    count: usize,
+    /// Pieces that have been used in this round.
+    used: usize,
+}
+
+impl Pieces {
+    fn clear(&mut self) {
+        (self.count, self.used) = (0, 0);
+    }
+
+    fn push(&mut self, piece: Piece) -> Result<(), Stop> {
+        let slot = self.list.get_mut(self.count).ok_or(Stop::Unhandled)?;
+        *slot = piece;
+        self.count = self.count.saturating_add(1);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<&mut Piece> {
+        if self.used >= self.count {
+            return None;
+        }
+        let piece = self.list.get_mut(self.used)?;
+        self.used = self.used.saturating_add(1);
+        Some(piece)
+    }
+}
+
+/// What an instruction has read from, and will write to, the VMM's devices.
+#[derive(Default)]
+pub(crate) struct Emulation {
+    reads: Pieces,
+    writes: Pieces,
+    /// The last piece of `reads` waits for the VMM's answer.
+    waiting: bool,
+}
+
+impl Emulation {
+    /// Reads a piece: from the answers, or by asking the VMM.
+    pub(super) fn read(&mut self, target: Target, data: &mut [u8]) -> Result<(), Stop> {
+        if let Some(piece) = self.reads.next() {
+            if piece.target != target || piece.length != data.len() {
+                return Err(Stop::Unhandled);
+            }
+            for (to, from) in data.iter_mut().zip(piece.data) {
+                *to = from;
+            }
+            return Ok(());
+        }
+        self.reads.push(Piece {
+            target,
+            length: data.len(),
+            data: [0; 8],
+        })?;
+        self.waiting = true;
+        Err(Stop::NeedUser)
+    }
+
+    /// Queues a piece that is written.
+    pub(super) fn write(&mut self, target: Target, data: &[u8]) -> Result<(), Stop> {
+        let mut piece = Piece {
+            target,
+            length: data.len(),
+            data: [0; 8],
+        };
+        for (to, from) in piece.data.iter_mut().zip(data) {
+            *to = *from;
+        }
+        self.writes.push(piece)
+    }
+
+    /// An iteration has been committed. Returns whether the next may follow at once.
+    pub(super) fn committed(&mut self) -> bool {
+        self.reads.clear();
+        self.writes.count == 0
+    }
+}
+
+impl State {
+    /// Emulates the instruction at RIP, which accessed a device (`fault`) or a string of ports.
+    pub(crate) fn emulate(&mut self, fault: Option<&NestedFault>) -> Result<Next> {
+        self.emulation.reads.clear();
+        self.emulation.writes.clear();
+        self.emulate_again(fault)
+    }
+
+    fn emulate_again(&mut self, fault: Option<&NestedFault>) -> Result<Next> {
+        for _ in 0..ROUNDS {
+            self.emulation.reads.used = 0;
+            let mut bytes = [0; emul::MAX_LEN];
+            let mut machine = VcpuMachine::new(self, fault);
+            let result = emul::fetch(&mut machine, &mut bytes)
+                .and_then(|insn| emul::execute(&mut machine, &insn));
+            let length = machine.fetched();
+            let again = machine.again();
+            if result.is_ok() {
+                machine.commit();
+            }
+            match result {
+                Ok(done) => {
+                    self.emulation.reads.clear();
+                    if self.emulation.writes.count != 0 {
+                        return Ok(self.send_write());
+                    }
+                    if done == Done::Retired || !self.may_repeat() {
+                        return Ok(Next::Resume);
+                    }
+                }
+                Err(Stop::Fault(exception)) => return self.fault(exception),
+                Err(Stop::NeedUser) => return Ok(self.ask_read()),
+                Err(Stop::Unhandled) if again => return Ok(Next::Resume),
+                Err(Stop::Unhandled) => {
+                    return self.emulation_failure(bytes.get(..length).unwrap_or(&[]));
+                }
+            }
+        }
+        Ok(Next::Resume)
+    }
+
+    /// Asks the VMM for the piece that the instruction waits for.
+    fn ask_read(&mut self) -> Next {
+        let last = self.emulation.reads.count.saturating_sub(1);
+        if let Some(piece) = self.emulation.reads.list.get(last) {
+            match piece.target {
+                Target::Memory(gpa) => self.run.set_mmio(gpa, &[], piece.length, false),
+                Target::Port(port) => self.run.set_io(false, piece.length as u8, port, 1),
+            }
+        }
+        self.pending = Pending::Emulation;
+        Next::ToUser
+    }
+
+    /// Gives the VMM the next piece that was written.
+    fn send_write(&mut self) -> Next {
+        let Some(piece) = self.emulation.writes.next() else {
+            self.emulation.writes.clear();
+            return Next::Resume;
+        };
+        let data = piece.data;
+        let data = data.get(..piece.length).unwrap_or(&[]);
+        match piece.target {
+            Target::Memory(gpa) => self.run.set_mmio(gpa, data, piece.length, true),
+            Target::Port(port) => {
+                self.run.write_pio(data);
+                self.run.set_io(true, piece.length as u8, port, 1);
+            }
+        }
+        self.pending = Pending::Emulation;
+        Next::ToUser
+    }
+
+    /// Goes on after the VMM has answered a read or taken a write.
+    pub(crate) fn continue_emulation(&mut self) -> Result<Next> {
+        if !core::mem::take(&mut self.emulation.waiting) {
+            return Ok(self.send_write());
+        }
+        let last = self.emulation.reads.count.saturating_sub(1);
+        if let Some(piece) = self.emulation.reads.list.get_mut(last) {
+            match piece.target {
+                Target::Memory(_) => piece.data = self.run.mmio_data(),
+                Target::Port(_) => {
+                    let length = piece.length;
+                    self.run
+                        .read_pio(piece.data.get_mut(..length).unwrap_or_default());
+                }
+            }
+        }
+        self.emulate_again(None)
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Port I/O.
+
+use kernel::prelude::*;
+
+use super::Next;
+use crate::{
+    model::{
+        exit::{
+            Direction,
+            IoAccess, //
+        },
+        x86::Gpr, //
+    },
+    vcpu::{
+        Pending,
+        State, //
+    }, //
+};
+
+impl State {
+    /// IN and OUT go to the VMM; INS and OUTS through the emulator, for their memory operand.
+    pub(super) fn io(&mut self, access: &IoAccess) -> Result<Next> {
+        if access.string.is_some() {
+            return self.emulate(None);
+        }
+        let out = access.direction == Direction::Out;
+        if out {
+            let value = self.regs.gpr[Gpr::Rax.index()].to_le_bytes();
+            let data = value.get(..usize::from(access.size)).unwrap_or(&[]);
+            self.run.write_pio(data);
+            self.pending = Pending::Out;
+        } else {
+            self.pending = Pending::In(access.size);
+        }
+        self.run.set_io(out, access.size, access.port, 1);
+        Ok(Next::ToUser)
+    }
+
+    /// Ends an IN of `size` bytes with the VMM's answer.
+    pub(crate) fn complete_in(&mut self, size: u8) {
+        let mut bytes = [0u8; 8];
+        let data = bytes.get_mut(..usize::from(size)).unwrap_or_default();
+        self.run.read_pio(data);
+        let value = u64::from_le_bytes(bytes);
+        let rax = &mut self.regs.gpr[Gpr::Rax.index()];
+        *rax = match size {
+            1 => *rax & !0xff | value,
+            2 => *rax & !0xffff | value,
+            // A 32-bit result clears the upper half.
+            _ => value,
+        };
+        self.backend.skip_instruction();
+    }
+}

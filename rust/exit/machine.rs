@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The vCPU as the emulator's machine.
+//!
+//! Registers are copied when the emulation begins and written back when an instruction, or an iteration of a
+//! string instruction, is complete.
+
+use super::emulate::Target;
+use crate::{
+    model::{
+        addr::{
+            Gpa,
+            PAGE_SIZE, //
+        },
+        emul::{
+            split_at_page,
+            Access,
+            Machine,
+            Mode,
+            Stop, //
+        },
+        exit::NestedFault,
+        walk::{
+            self,
+            AccessKind,
+            GuestMemory,
+            Request,
+            WalkError, //
+        },
+        x86::{
+            rflags,
+            Exception,
+            Gpr,
+            SegReg,
+            Segment, //
+        }, //
+    },
+    vcpu::State, //
+};
+
+/// An access whose translation the processor has found already.
+struct Known {
+    linear_page: u64,
+    gpa_page: u64,
+    write: bool,
+}
+
+/// The vCPU, for the length of one instruction.
+pub(super) struct VcpuMachine<'a> {
+    state: &'a mut State,
+    gpr: [u64; Gpr::COUNT],
+    rip: u64,
+    rflags: u64,
+    retired: bool,
+    segments: [Segment; SegReg::COUNT],
+    cr0: u64,
+    cr4: u64,
+    mode: Mode,
+    cpl: u8,
+    paging: walk::Config,
+    known: Option<Known>,
+    fetched: usize,
+    again: bool,
+}
+
+impl<'a> VcpuMachine<'a> {
+    /// Copies the registers of `state`. `fault` is the access that led here.
+    pub(super) fn new(state: &'a mut State, fault: Option<&NestedFault>) -> Self {
+        let mut gpr = state.regs.gpr;
+        let context = state.backend.emulation_context();
+        gpr[Gpr::Rsp.index()] = context.rsp;
+        let efer = state.backend.efer();
+        let known = fault
+            .filter(|fault| !fault.walk && !fault.fetch)
+            .and_then(|fault| {
+                Some(Known {
+                    linear_page: context.linear? & !(PAGE_SIZE - 1),
+                    gpa_page: fault.gpa.gfn().gpa().raw(),
+                    write: fault.write,
+                })
+            });
+        let [_, cs, ss, ..] = context.segments;
+        Self {
+            gpr,
+            rip: context.rip,
+            rflags: context.rflags,
+            retired: false,
+            segments: context.segments,
+            cr0: context.cr0,
+            cr4: context.cr4,
+            mode: Mode::new(context.cr0, efer, context.rflags, cs.ar),
+            cpl: ss.dpl(),
+            paging: walk::Config::new(
+                context.cr0,
+                context.cr3,
+                context.cr4,
+                efer,
+                0,
+                state.guest.phys_bits,
+                true,
+            ),
+            known,
+            fetched: 0,
+            again: false,
+            state,
+        }
+    }
+
+    /// Writes the registers back.
+    pub(super) fn commit(self) {
+        let rsp = self.gpr[Gpr::Rsp.index()];
+        self.state.regs.gpr = self.gpr;
+        if self.retired {
+            self.state.backend.retire(self.rip, rsp, self.rflags);
+        } else {
+            self.state
+                .backend
+                .set_rip_rsp_rflags(self.rip, rsp, self.rflags);
+        }
+    }
+
+    /// Returns how many bytes of the instruction have been fetched.
+    pub(super) fn fetched(&self) -> usize {
+        self.fetched
+    }
+
+    /// Whether the emulation stopped for something that will have passed when the guest tries again.
+    pub(super) fn again(&self) -> bool {
+        self.again
+    }
+
+    /// Translates a linear address for an access within one page.
+    fn translate(&mut self, linear: u64, kind: AccessKind) -> Result<Gpa, Stop> {
+        if let Some(known) = &self.known {
+            // A read is covered by the processor's check of a write; the reverse is not true.
+            let covered = match kind {
+                AccessKind::Read => true,
+                AccessKind::Write => known.write,
+                AccessKind::Fetch => false,
+            };
+            if covered && linear & !(PAGE_SIZE - 1) == known.linear_page {
+                return Ok(Gpa::new(known.gpa_page | linear & (PAGE_SIZE - 1)));
+            }
+        }
+        let request = Request::explicit(kind, self.cpl, self.rflags);
+        let mut tables = Tables(self.state);
+        match walk::walk(&self.paging, &mut tables, linear, request) {
+            Ok(translation) => Ok(translation.gpa),
+            Err(WalkError::Fault(fault)) => {
+                Err(Stop::Fault(Exception::page_fault(fault.gva, fault.error_code)))
+            }
+            Err(WalkError::Unreadable(_)) => Err(Stop::Unhandled),
+            Err(WalkError::Contended) => {
+                self.again = true;
+                Err(Stop::Unhandled)
+            }
+        }
+    }
+
+    /// Translates both pages of an access.
+    fn translate_all(
+        &mut self,
+        linear: u64,
+        length: usize,
+        kind: AccessKind,
+    ) -> Result<(Gpa, usize, Gpa), Stop> {
+        let (first, second) = split_at_page(linear, length);
+        let gpa = self.translate(linear, kind)?;
+        let other = if second == 0 {
+            gpa
+        } else {
+            self.translate(self.next_page(linear, first), kind)?
+        };
+        Ok((gpa, first, other))
+    }
+
+    fn next_page(&self, linear: u64, first: usize) -> u64 {
+        let next = linear.wrapping_add(first as u64);
+        if self.mode == Mode::Long {
+            next
+        } else {
+            u64::from(next as u32)
+        }
+    }
+
+    /// Reads within one page of guest-physical memory.
+    fn read_physical(&mut self, gpa: Gpa, data: &mut [u8]) -> Result<(), Stop> {
+        if self.state.vm.memory().read(gpa, data).is_ok() {
+            return Ok(());
+        }
+        let mut at = gpa.raw();
+        for piece in data.chunks_mut(8) {
+            if !self.state.device_read(at, piece) {
+                self.state.emulation.read(Target::Memory(at), piece)?;
+            }
+            at = at.wrapping_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Writes within one page of guest-physical memory.
+    fn write_physical(&mut self, gpa: Gpa, data: &[u8]) -> Result<(), Stop> {
+        if self.state.vm.memory().write(gpa, data).is_ok() {
+            return Ok(());
+        }
+        let mut at = gpa.raw();
+        for piece in data.chunks(8) {
+            if !self.state.device_write(at, piece) {
+                self.state.emulation.write(Target::Memory(at), piece)?;
+            }
+            at = at.wrapping_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+impl Machine for VcpuMachine<'_> {
+    #[inline]
+    fn gpr(&self, reg: Gpr) -> u64 {
+        self.gpr[reg.index()]
+    }
+
+    #[inline]
+    fn set_gpr(&mut self, reg: Gpr, value: u64) {
+        self.gpr[reg.index()] = value;
+    }
+
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+
+    fn rflags(&self) -> u64 {
+        self.rflags
+    }
+
+    fn set_rflags(&mut self, value: u64) {
+        self.rflags = value;
+    }
+
+    fn retire(&mut self, next_rip: u64) {
+        self.rip = next_rip;
+        self.rflags &= !rflags::RF;
+        self.retired = true;
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn cpl(&self) -> u8 {
+        self.cpl
+    }
+
+    fn segment(&self, reg: SegReg) -> Segment {
+        self.segments[reg.index()]
+    }
+
+    fn cr0(&self) -> u64 {
+        self.cr0
+    }
+
+    fn cr4(&self) -> u64 {
+        self.cr4
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.state.xcr0
+    }
+
+    fn fetch(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Stop> {
+        let gpa = self.translate(linear, AccessKind::Fetch)?;
+        self.state
+            .vm
+            .memory()
+            .read(gpa, buf)
+            .map_err(|_| Stop::Unhandled)?;
+        self.fetched = self.fetched.saturating_add(buf.len());
+        Ok(())
+    }
+
+    fn read(&mut self, linear: u64, buf: &mut [u8], access: Access) -> Result<(), Stop> {
+        let kind = match access {
+            Access::Read => AccessKind::Read,
+            Access::Write | Access::Modify => AccessKind::Write,
+        };
+        let (gpa, first, other) = self.translate_all(linear, buf.len(), kind)?;
+        let (low, high) = buf.split_at_mut_checked(first).ok_or(Stop::Unhandled)?;
+        self.read_physical(gpa, low)?;
+        if !high.is_empty() {
+            self.read_physical(other, high)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Stop> {
+        let (gpa, first, other) = self.translate_all(linear, data.len(), AccessKind::Write)?;
+        let (low, high) = data.split_at_checked(first).ok_or(Stop::Unhandled)?;
+        self.write_physical(gpa, low)?;
+        if !high.is_empty() {
+            self.write_physical(other, high)?;
+        }
+        Ok(())
+    }
+
+    fn probe_write(&mut self, linear: u64, len: u8) -> Result<(), Stop> {
+        self.translate_all(linear, usize::from(len), AccessKind::Write)
+            .map(|_| ())
+    }
+
+    fn cmpxchg(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
+        let (gpa, first, _) = self.translate_all(linear, new.len(), AccessKind::Write)?;
+        let memory = self.state.vm.memory();
+        if let (true, Some(hva)) = (first == new.len(), memory.hva(gpa.gfn(), true)) {
+            let hva = hva.checked_add(gpa.page_offset()).ok_or(Stop::Unhandled)?;
+            return crate::host::user::cmpxchg(hva, word(old), word(new), new.len())
+                .map_err(|_| Stop::Unhandled);
+        }
+        self.write(linear, new)?;
+        Ok(true)
+    }
+
+    fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop> {
+        self.state.emulation.read(Target::Port(port), buf)
+    }
+
+    fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
+        self.state.emulation.write(Target::Port(port), data)
+    }
+
+    fn vector(&mut self, n: u8, buf: &mut [u8]) -> Result<(), Stop> {
+        self.state.read_vector(n, buf)
+    }
+
+    fn set_vector(&mut self, n: u8, value: &[u8], clear: bool) -> Result<(), Stop> {
+        self.state.write_vector(n, value, clear)
+    }
+
+    fn next_iteration(&mut self) -> bool {
+        self.state.emulation.committed() && self.state.may_repeat()
+    }
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// The guest's page tables.
+pub(crate) struct Tables<'a>(pub(crate) &'a State);
+
+impl GuestMemory for Tables<'_> {
+    fn read_u32(&mut self, gpa: Gpa) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.0.vm.memory().read(gpa, &mut bytes).ok()?;
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.0.vm.memory().read(gpa, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    fn cmpxchg_u32(&mut self, gpa: Gpa, old: u32, new: u32) -> Option<bool> {
+        self.cmpxchg(gpa, old.into(), new.into(), 4)
+    }
+
+    fn cmpxchg_u64(&mut self, gpa: Gpa, old: u64, new: u64) -> Option<bool> {
+        self.cmpxchg(gpa, old, new, 8)
+    }
+}
+
+impl Tables<'_> {
+    fn cmpxchg(&mut self, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {
+        let hva = self.0.vm.memory().hva(gpa.gfn(), true)?;
+        let hva = hva.checked_add(gpa.page_offset())?;
+        crate::host::user::cmpxchg(hva, old, new, size).ok()
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What guests may be offered on this host, found once when the module loads.
+
+use kernel::{
+    prelude::*,
+    sync::SetOnce, //
+};
+
+use crate::{
+    bindings as b,
+    host::cpu,
+    model::{
+        cpuid::{
+            Caps,
+            HostCpuid,
+            Provides,
+            Regs, //
+        },
+        msr::FeatureMsrs,
+        x86::{
+            msr,
+            xcr0, //
+        }, //
+    },
+    vmx::setup::Vmx, //
+};
+
+/// Width of the addresses that EPT tables of four levels translate.
+const EPT_BITS: u8 = 48;
+
+/// XCR0 components that a guest may have: those whose state the kernel's FPU code switches and that need
+/// nothing else (PKRU and AMX do).
+const XCR0_OFFERED: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
+
+/// This machine's processor.
+pub(crate) struct Host;
+
+impl HostCpuid for Host {
+    fn cpuid(&self, function: u32, index: u32) -> Regs {
+        let [eax, ebx, ecx, edx] = cpu::cpuid(function, index);
+        Regs { eax, ebx, ecx, edx }
+    }
+}
+
+/// What guests may be offered.
+pub(crate) struct GuestCpu {
+    /// The host's CPUID.
+    pub(crate) host: Host,
+    /// The features.
+    pub(crate) caps: Caps,
+    /// The feature MSRs.
+    pub(crate) feature_msrs: FeatureMsrs,
+    /// XCR0 and IA32_XSS as the host keeps them.
+    pub(crate) host_xcr0: u64,
+    /// IA32_XSS as the host keeps it.
+    pub(crate) host_xss: u64,
+}
+
+static GUEST_CPU: SetOnce<GuestCpu> = SetOnce::new();
+
+impl GuestCpu {
+    /// Returns it, once [`GuestCpu::probe`] has been called.
+    #[inline(always)]
+    pub(crate) fn get() -> Option<&'static Self> {
+        GUEST_CPU.as_ref()
+    }
+
+    /// Computes it, for the machine's VMX.
+    pub(crate) fn probe(vmx: &Vmx) {
+        // SAFETY: Both only read registers that exist where they are read.
+        let (host_xcr0, host_xss) = unsafe { (b::vireo_host_xcr0(), b::vireo_host_xss()) };
+        let features = &vmx.controls.features;
+        let provides = Provides {
+            xcr0: host_xcr0 & XCR0_OFFERED,
+            xss: 0,
+            invpcid: features.invpcid,
+            rdtscp: features.rdtscp,
+            xsaves: features.xsaves,
+            guest_phys_bits: EPT_BITS,
+            ..Provides::default()
+        };
+        GUEST_CPU.populate(Self {
+            host: Host,
+            caps: Caps::new(&Host, &provides),
+            feature_msrs: FeatureMsrs {
+                microcode: cpu::rdmsr_safe(msr::IA32_BIOS_SIGN_ID).unwrap_or(0),
+                ..FeatureMsrs::default()
+            },
+            host_xcr0,
+            host_xss,
+        });
+    }
+}

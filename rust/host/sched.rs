@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! State that a vCPU keeps on a CPU while its thread runs there.
+//!
+//! The scheduler's preempt notifiers take it off the CPU when the thread is switched out and put it on
+//! the next one when the thread goes on. So code between [`Loaded::load`] and [`Loaded::put`] may be
+//! preempted and migrated; only with interrupts off does it see one CPU.
+
+use core::cell::UnsafeCell;
+
+use kernel::{
+    bindings,
+    ffi,
+    prelude::*,
+    types::Opaque, //
+};
+
+use super::cpu::IrqOff;
+use crate::bindings as b;
+
+/// State that can be put on a CPU and taken off again.
+pub(crate) trait Switch {
+    /// Puts the state on the current CPU.
+    fn load(&mut self, irq: &IrqOff);
+
+    /// Takes it off the current CPU, where [`Switch::load`] put it.
+    fn put(&mut self, irq: &IrqOff);
+}
+
+/// A [`Switch`] that follows its thread.
+///
+/// # Invariants
+///
+/// `notifier` is registered with the current task from `load` to `put`. `state` is accessed only with
+/// interrupts off, by the thread that loaded it, or by the owner while it is not loaded.
+#[repr(C)]
+#[pin_data]
+pub(crate) struct Loaded<T: Switch> {
+    #[pin]
+    notifier: Opaque<bindings::preempt_notifier>,
+    state: UnsafeCell<T>,
+}
+
+// SAFETY: The state moves between CPUs by design; `T: Send` makes it movable between threads.
+unsafe impl<T: Switch + Send> Send for Loaded<T> {}
+
+impl<T: Switch> Loaded<T> {
+    const OPS: bindings::preempt_ops = bindings::preempt_ops {
+        sched_in: Some(Self::sched_in),
+        sched_out: Some(Self::sched_out),
+    };
+
+    /// Makes an unloaded one.
+    pub(crate) fn new(state: T) -> impl PinInit<Self> {
+        pin_init!(Self {
+            notifier <- Opaque::ffi_init(|slot: *mut bindings::preempt_notifier| {
+                let ops: &'static bindings::preempt_ops = &Self::OPS;
+                // SAFETY: `slot` is valid for writing.
+                unsafe {
+                    slot.write(pin_init::zeroed());
+                    (*slot).ops = core::ptr::from_ref(ops).cast_mut();
+                }
+            }),
+            state: UnsafeCell::new(state),
+        })
+    }
+
+    /// Puts the state on the CPU and ties it to the current thread.
+    pub(crate) fn load(self: Pin<&mut Self>) {
+        let irq = IrqOff::new();
+        // SAFETY: The notifier is pinned and not registered yet; interrupts are off, so the task
+        // is not switched meanwhile.
+        unsafe { bindings::preempt_notifier_register(self.notifier.get()) };
+        // SAFETY: Interrupts are off, and `&mut self` excludes another user.
+        unsafe { (*self.state.get()).load(&irq) };
+    }
+
+    /// Takes the state off the CPU. The thread must be the one that loaded it.
+    pub(crate) fn put(self: Pin<&mut Self>) {
+        let irq = IrqOff::new();
+        // SAFETY: As in `load`.
+        unsafe { (*self.state.get()).put(&irq) };
+        // SAFETY: `load` registered the notifier.
+        unsafe { b::preempt_notifier_unregister(self.notifier.get()) };
+    }
+
+    /// Gives access to the state with interrupts off.
+    #[inline(always)]
+    pub(crate) fn with<R>(self: Pin<&mut Self>, irq: &IrqOff, f: impl FnOnce(&mut T, &IrqOff) -> R) -> R {
+        // SAFETY: With interrupts off no notifier runs; `&mut self` excludes another user.
+        f(unsafe { &mut *self.state.get() }, irq)
+    }
+
+    unsafe extern "C" fn sched_in(notifier: *mut bindings::preempt_notifier, _cpu: ffi::c_int) {
+        let irq = IrqOff::new();
+        let this: *mut Self = notifier.cast();
+        // SAFETY: The notifier is the first field of a pinned, loaded `Self`; interrupts are off, and
+        // the thread is in the scheduler, so nothing else holds the state.
+        unsafe { (*(*this).state.get()).load(&irq) };
+    }
+
+    unsafe extern "C" fn sched_out(
+        notifier: *mut bindings::preempt_notifier,
+        _next: *mut bindings::task_struct,
+    ) {
+        let irq = IrqOff::new();
+        let this: *mut Self = notifier.cast();
+        // SAFETY: As `sched_in`.
+        unsafe { (*(*this).state.get()).put(&irq) };
+    }
+}
+
+/// Keeps the scheduler's preempt notifiers switched on.
+pub(crate) struct NotifiersOn(());
+
+impl NotifiersOn {
+    /// Switches them on; may sleep.
+    pub(crate) fn new() -> Self {
+        // SAFETY: Process context.
+        unsafe { b::preempt_notifier_inc() };
+        Self(())
+    }
+}
+
+impl Drop for NotifiersOn {
+    fn drop(&mut self) {
+        // SAFETY: Paired with `new`.
+        unsafe { b::preempt_notifier_dec() };
+    }
+}
+
+/// Lets other threads run, if any wants to.
+pub(crate) fn yield_now() {
+    // SAFETY: Process context, no lock held.
+    unsafe { b::vireo_cond_resched() };
+}
+
+/// Whether the current thread must leave the guest: a signal, a rescheduling or task work is pending.
+#[inline(always)]
+pub(crate) fn exit_work_pending() -> bool {
+    // SAFETY: Reads the current thread's flags.
+    unsafe { b::vireo_exit_work_pending() }
+}
+
+/// Does that work; may sleep.
+///
+/// # Errors
+///
+/// `EINTR` when a signal is pending, which the caller must return to userspace for.
+pub(crate) fn handle_exit_work() -> Result {
+    // SAFETY: Process context with interrupts on.
+    kernel::error::to_result(unsafe { b::vireo_handle_exit_work() })
+}

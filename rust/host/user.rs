@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The VMM's memory: copies, and the page behind an address.
+
+use kernel::{
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+use crate::{
+    bindings as b,
+    model::addr::{
+        Hva,
+        Pfn, //
+    }, //
+};
+
+/// Copies from the current process' memory; `EFAULT` when part of it is not readable.
+pub(crate) fn copy_in(from: Hva, to: &mut [u8]) -> Result {
+    UserSlice::new(UserPtr::from_addr(from.raw() as usize), to.len())
+        .reader()
+        .read_slice(to)
+}
+
+/// Copies to the current process' memory; `EFAULT` when part of it is not writable.
+pub(crate) fn copy_out(to: Hva, from: &[u8]) -> Result {
+    UserSlice::new(UserPtr::from_addr(to.raw() as usize), from.len())
+        .writer()
+        .write_slice(from)
+}
+
+/// Replaces `old` by `new`, of `size` 1, 2, 4 or 8 bytes, atomically. `false` when another value was there.
+///
+/// # Errors
+///
+/// `EFAULT` when the memory is not writable or not aligned, `EINVAL` for another size.
+pub(crate) fn cmpxchg(at: Hva, old: u64, new: u64, size: usize) -> Result<bool> {
+    let mut expected = old;
+    // SAFETY: The function catches faults; `expected` is valid for reading and writing.
+    let result =
+        unsafe { b::vireo_user_cmpxchg(at.raw() as usize, &mut expected, new, size as u32) };
+    match result {
+        0 => Ok(true),
+        1 => Ok(false),
+        error => Err(Error::from_errno(error)),
+    }
+}
+
+/// A reference to the page behind an address of the VMM's, which keeps the page from being reused.
+///
+/// # Invariants
+///
+/// The value owns one reference to the page `pfn`.
+pub(crate) struct PinnedPage {
+    pfn: Pfn,
+    /// A guest may write to it.
+    pub(crate) writable: bool,
+}
+
+impl PinnedPage {
+    /// Faults in the page at `hva` of the current process. A read does not break copy-on-write. May
+    /// sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when nothing is mapped there or not with that right, `EHWPOISON` for broken memory.
+    pub(crate) fn get(hva: Hva, write: bool) -> Result<Self> {
+        let (mut writable, mut pfn) = (false, 0);
+        // SAFETY: Process context of the VM's own process; both pointers are valid for writing.
+        let err = unsafe { b::vireo_gup(hva.raw() as usize, write, &mut writable, &mut pfn) };
+        kernel::error::to_result(err)?;
+        // INVARIANT: The call took a reference.
+        Ok(Self {
+            pfn: Pfn::new(pfn as u64),
+            writable,
+        })
+    }
+
+    /// Returns the page's frame number.
+    pub(crate) fn pfn(&self) -> Pfn {
+        self.pfn
+    }
+}
+
+impl Drop for PinnedPage {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the value owns a reference.
+        unsafe { b::vireo_release_pfn(self.pfn.raw() as usize) };
+    }
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! A virtual CPU and the ioctls of its file descriptor.
+
+use kernel::{
+    mm::virt::VmaNew,
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    bindings as b,
+    caps,
+    guest_cpu::GuestCpu,
+    host::{
+        file::FileOperations,
+        fpu::GuestFpu, //
+    },
+    memory::Spare,
+    model::{
+        apic::{
+            self,
+            Lapic, //
+        },
+        cpuid::{
+            self,
+            CpuidEntry, //
+        },
+        event::{
+            Events,
+            MpState, //
+        },
+        msr::MsrFile,
+        sregs::DebugRegs,
+        x86::xcr0, //
+    },
+    uapi,
+    vm::Vm,
+    vmx::{
+        setup::Vmx,
+        vcpu::VmxVcpu, //
+    }, //
+};
+
+mod apic_glue;
+mod cpuid_glue;
+mod inject;
+mod msr_glue;
+mod regs;
+mod reset;
+mod run;
+pub(crate) mod run_page;
+mod state;
+pub(crate) mod table;
+
+pub(crate) use run_page::MMAP_SIZE;
+use run_page::RunPages;
+use table::VcpuShared;
+
+/// A virtual CPU.
+#[pin_data]
+pub(crate) struct Vcpu {
+    shared: Arc<VcpuShared>,
+    run: Arc<RunPages>,
+    /// Everything else. Held for the length of each ioctl, `KVM_RUN` included.
+    #[pin]
+    state: Mutex<KBox<State>>,
+}
+
+/// What a vCPU does when its interrupted exit to the VMM goes on.
+pub(crate) enum Pending {
+    /// Nothing.
+    None,
+    /// IN: put the VMM's answer of this many bytes into RAX and go on behind the instruction.
+    In(u8),
+    /// OUT: go on behind the instruction.
+    Out,
+    /// Instruction emulation: it goes on by itself ([`crate::exit::emulate`]).
+    Emulation,
+}
+
+/// The part of a vCPU that only the thread which holds its mutex touches.
+pub(crate) struct State {
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) shared: Arc<VcpuShared>,
+    pub(crate) run: Arc<RunPages>,
+    pub(crate) cpu: &'static GuestCpu,
+    pub(crate) backend: VmxVcpu,
+    pub(crate) regs: b::vireo_regs,
+    pub(crate) fpu: GuestFpu,
+    pub(crate) xcr0: u64,
+    pub(crate) debug: DebugRegs,
+    pub(crate) lapic: Option<KBox<Lapic>>,
+    /// IA32_APIC_BASE where the local APIC is the VMM's.
+    pub(crate) apic_base: u64,
+    /// CR8 where the local APIC is the VMM's.
+    pub(crate) cr8: u64,
+    pub(crate) events: Events,
+    pub(crate) mp_state: MpState,
+    pub(crate) cpuid: KVVec<CpuidEntry>,
+    pub(crate) cpuid_index: KBox<cpuid::Index>,
+    pub(crate) guest: cpuid::Guest,
+    pub(crate) msrs: KBox<MsrFile>,
+    pub(crate) tsc_offset: u64,
+    pub(crate) signal_mask: Option<kernel::bindings::sigset_t>,
+    pub(crate) spare: Spare,
+    pub(crate) pending: Pending,
+    pub(crate) emulation: KBox<crate::exit::emulate::Emulation>,
+    pub(crate) has_run: bool,
+}
+
+impl Vcpu {
+    /// Makes vCPU `id` of `vm` in its state after reset.
+    pub(crate) fn new(vm: Arc<Vm>, id: u32) -> Result<Arc<Self>> {
+        let vmx = Vmx::get().ok_or(ENODEV)?;
+        let cpu = GuestCpu::get().ok_or(ENODEV)?;
+        let in_kernel = vm.irqchip().is_some();
+        // The boot CPU is number 0.
+        let config = apic::Config::new(id, id == 0);
+        let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
+        let shared = VcpuShared::new(id, lapic.identity())?;
+        let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
+        let eptp = crate::vmx::vcpu::eptp(vmx, vm.memory().root());
+        // Unique in the VM and not 0: what a VPID must be (see `VmxVcpu::new`).
+        let vpid = (vm.memory().vcpus.len() as u16).saturating_add(1);
+        let backend = VmxVcpu::new(vmx, eptp, vpid, in_kernel)?;
+        let mut state = KBox::new(
+            State {
+                backend,
+                regs: b::vireo_regs::default(),
+                fpu: GuestFpu::new()?,
+                xcr0: xcr0::X87,
+                debug: DebugRegs::RESET,
+                apic_base: lapic.base(),
+                lapic: in_kernel.then_some(lapic),
+                cr8: 0,
+                events: Events::default(),
+                mp_state: MpState::Runnable,
+                cpuid: KVVec::new(),
+                cpuid_index: KBox::new(cpuid::Index::default(), GFP_KERNEL_ACCOUNT)?,
+                guest: cpuid::Guest::default(),
+                msrs: KBox::new(
+                    MsrFile::new(Default::default(), &cpu.feature_msrs, cpuid::Vendor::Intel),
+                    GFP_KERNEL_ACCOUNT,
+                )?,
+                tsc_offset: 0,
+                signal_mask: None,
+                spare: Spare::default(),
+                pending: Pending::None,
+                emulation: KBox::new(Default::default(), GFP_KERNEL_ACCOUNT)?,
+                has_run: false,
+                shared: shared.clone(),
+                run: run.clone(),
+                cpu,
+                vm,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        state.reset(id == 0);
+        Arc::pin_init(
+            pin_init!(Self {
+                shared,
+                run,
+                state <- new_mutex!(state),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Returns the part that others may touch.
+    pub(crate) fn shared(&self) -> &Arc<VcpuShared> {
+        &self.shared
+    }
+}
+
+impl FileOperations for Vcpu {
+    const NAME: &'static CStr = c"kvm-vcpu";
+
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        let mut guard = this.state.lock();
+        let state = &mut **guard;
+        state.vm.check_process()?;
+        match cmd {
+            uapi::RUN if arg == 0 => return state.run().map(|()| 0),
+            uapi::RUN => return Err(EINVAL),
+            uapi::GET_REGS => uapi::put(arg, &state.get_regs())?,
+            uapi::SET_REGS => state.set_regs(&uapi::get(arg)?),
+            uapi::GET_SREGS => uapi::put(arg, &state.get_sregs())?,
+            uapi::SET_SREGS => state.set_sregs(&uapi::get(arg)?)?,
+            uapi::GET_FPU => state.get_fpu(arg)?,
+            uapi::SET_FPU => state.set_fpu(arg)?,
+            uapi::GET_XSAVE => state.get_xsave(arg)?,
+            uapi::GET_XSAVE2 => state.get_xsave(arg)?,
+            uapi::SET_XSAVE => state.set_xsave(arg)?,
+            uapi::GET_XCRS => uapi::put(arg, &state.get_xcrs())?,
+            uapi::SET_XCRS => state.set_xcrs(&uapi::get(arg)?)?,
+            uapi::GET_DEBUGREGS => uapi::put(arg, &state.get_debugregs())?,
+            uapi::SET_DEBUGREGS => state.set_debugregs(&uapi::get(arg)?)?,
+            uapi::GET_VCPU_EVENTS => uapi::put(arg, &state.get_events())?,
+            uapi::SET_VCPU_EVENTS => state.set_events(&uapi::get(arg)?)?,
+            uapi::GET_MP_STATE => uapi::put(arg, &state.get_mp_state())?,
+            uapi::SET_MP_STATE => state.set_mp_state(&uapi::get(arg)?)?,
+            uapi::GET_MSRS => return state.get_msrs(arg),
+            uapi::SET_MSRS => return state.set_msrs(arg),
+            uapi::SET_CPUID2 => state.set_cpuid(arg)?,
+            uapi::GET_CPUID2 => state.get_cpuid(arg)?,
+            uapi::GET_LAPIC => state.get_lapic(arg)?,
+            uapi::SET_LAPIC => state.set_lapic(arg)?,
+            uapi::INTERRUPT => state.queue_interrupt(&uapi::get(arg)?)?,
+            uapi::NMI => state.shared.tell(table::news::NMI),
+            uapi::SET_SIGNAL_MASK => state.set_signal_mask(arg)?,
+            uapi::TRANSLATE => state.translate(arg)?,
+            uapi::X86_SETUP_MCE => {
+                let cap: u64 = uapi::get(arg)?;
+                state.msrs.setup_mce(cap)?;
+            }
+            uapi::GET_TSC_KHZ => return Ok(state.vm.tsc_khz() as isize),
+            // Only the host's frequency can be had; 0 asks for it, too.
+            uapi::SET_TSC_KHZ => {
+                if arg != 0 && arg != state.vm.tsc_khz() as usize {
+                    return Err(EINVAL);
+                }
+            }
+            uapi::CHECK_EXTENSION => return caps::check_extension(arg),
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+
+    fn mmap(this: ArcBorrow<'_, Self>, vma: &VmaNew) -> Result {
+        this.run.map(vma)
+    }
+}

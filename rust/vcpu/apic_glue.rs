@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The local APIC of a vCPU: what reaches it, what it sends, and its timer.
+
+use kernel::prelude::*;
+
+use super::{
+    table::{
+        news,
+        Inbox, //
+    },
+    State, //
+};
+use crate::{
+    host::cpu,
+    irqchip,
+    model::{
+        apic::{
+            self,
+            Clock,
+            Effect,
+            Gp,
+            Initiator,
+            Lapic,
+            Timer, //
+        },
+        event::MpState, //
+    },
+    uapi, //
+};
+
+/// The clocks of a vCPU.
+pub(crate) struct VcpuClock {
+    tsc_offset: u64,
+}
+
+impl Clock for VcpuClock {
+    fn now_ns(&self) -> u64 {
+        cpu::now_ns()
+    }
+
+    fn guest_tsc(&self) -> u64 {
+        cpu::rdtsc().wrapping_add(self.tsc_offset)
+    }
+}
+
+/// TSC ticks that a deadline may be ahead when it is turned into time; a longer wait is cut into pieces.
+const MAX_TICKS: u64 = 1 << 40;
+
+/// Nanoseconds in a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
+
+impl State {
+    pub(crate) fn clock(&self) -> VcpuClock {
+        VcpuClock {
+            tsc_offset: self.tsc_offset,
+        }
+    }
+
+    /// Moves what others have sent into the vCPU.
+    pub(crate) fn collect(&mut self) {
+        if self.shared.timer.take_fired() {
+            let clock = self.clock();
+            if let Some(lapic) = &mut self.lapic {
+                let timer = lapic.timer_expired(&clock);
+                self.arm(timer);
+            }
+        }
+        let inbox = self.shared.inbox();
+        if inbox.is_empty() {
+            return;
+        }
+        let bits = inbox.take();
+        if bits & news::INTERRUPT != 0 {
+            if let Some(lapic) = &mut self.lapic {
+                for word in 0..Inbox::WORDS {
+                    let (requests, level) = inbox.take_word(word);
+                    if requests != 0 {
+                        lapic.accept_word(word, requests, level);
+                    }
+                }
+            }
+        }
+        if bits & news::NMI != 0 {
+            let in_service = self.backend.nmi_blocked();
+            self.events.pend_nmi(in_service);
+        }
+        if bits & (news::INIT | news::STARTUP) != 0 {
+            self.start_signals(bits);
+        }
+    }
+
+    /// INIT and start-up IPIs (SDM vol. 3, section 9.4).
+    fn start_signals(&mut self, bits: u32) {
+        if bits & news::INIT != 0 {
+            self.reset_by_init();
+        }
+        if bits & news::STARTUP != 0 && self.mp_state == MpState::InitReceived {
+            let vector = self.shared.inbox().start_vector();
+            self.start_at(vector);
+            self.mp_state = MpState::Runnable;
+        }
+    }
+
+    /// Programs the host's timer.
+    pub(crate) fn arm(&mut self, timer: Timer) {
+        match timer {
+            Timer::Stop => self.shared.timer.cancel(),
+            Timer::OneShotNs(deadline) => self.shared.timer.arm(deadline),
+            Timer::TscDeadline(deadline) => {
+                let ticks = deadline.wrapping_sub(self.clock().guest_tsc());
+                let ticks = if ticks as i64 <= 0 { 0 } else { ticks.min(MAX_TICKS) };
+                let khz = u64::from(self.vm.tsc_khz()).max(1);
+                // The product of 2^40 and 10^6 fits; rounding up keeps the timer from firing early.
+                let ns = (ticks * NS_PER_MS).div_ceil(khz);
+                self.shared.timer.arm(cpu::now_ns().saturating_add(ns));
+            }
+        }
+    }
+
+    /// Carries out what the APIC asks for after a register access.
+    pub(crate) fn apply_apic(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Ipi(ipi) => {
+                irqchip::send_ipi(&self.vm.memory().vcpus, self.shared.id, &ipi);
+            }
+            Effect::Eoi(eoi) => {
+                if let Some(chip) = self.vm.irqchip() {
+                    chip.eoi(&self.vm.memory().vcpus, &eoi);
+                }
+            }
+            Effect::Timer(timer) => self.arm(timer),
+            Effect::Identity => self.publish_identity(),
+        }
+    }
+
+    /// Lets senders know of a new ID or mode.
+    pub(crate) fn publish_identity(&self) {
+        if let Some(lapic) = &self.lapic {
+            self.shared.set_identity(lapic.identity());
+        }
+    }
+
+    /// Reads a device of the kernel's. `false` when there is none at the address.
+    pub(crate) fn device_read(&mut self, gpa: u64, data: &mut [u8]) -> bool {
+        let clock = self.clock();
+        let length = data.len() as u32;
+        let value = if let Some((lapic, offset)) = self.apic_page(gpa) {
+            lapic.mmio_read(offset, length, &clock)
+        } else if let Some((chip, offset)) = self.ioapic_window(gpa) {
+            chip.ioapic_read(offset, length)
+        } else {
+            return false;
+        };
+        for (to, from) in data.iter_mut().zip(value.to_le_bytes()) {
+            *to = from;
+        }
+        true
+    }
+
+    /// Writes a device of the kernel's. `false` when there is none at the address.
+    pub(crate) fn device_write(&mut self, gpa: u64, data: &[u8]) -> bool {
+        let clock = self.clock();
+        let length = data.len() as u32;
+        let mut bytes = [0; 8];
+        for (to, from) in bytes.iter_mut().zip(data) {
+            *to = *from;
+        }
+        let value = u64::from_le_bytes(bytes);
+        if let Some((lapic, offset)) = self.apic_page(gpa) {
+            let effect = lapic.mmio_write(offset, length, value, &clock);
+            self.apply_apic(effect);
+        } else if let Some((chip, offset)) = self.ioapic_window(gpa) {
+            chip.ioapic_write(&self.vm.memory().vcpus, offset, length, value);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn apic_page(&mut self, gpa: u64) -> Option<(&mut Lapic, u32)> {
+        let lapic = self.lapic.as_mut()?;
+        let offset = lapic.mmio_offset(crate::model::addr::Gpa::new(gpa))?;
+        Some((lapic, offset))
+    }
+
+    fn ioapic_window(&self, gpa: u64) -> Option<(&irqchip::Irqchip, u32)> {
+        let chip = self.vm.irqchip()?;
+        Some((chip, chip.ioapic_offset(gpa)?))
+    }
+
+    /// Returns IA32_APIC_BASE.
+    pub(crate) fn apic_base(&self) -> u64 {
+        self.lapic.as_ref().map_or(self.apic_base, |lapic| lapic.base())
+    }
+
+    /// Sets IA32_APIC_BASE.
+    pub(crate) fn set_apic_base(&mut self, value: u64, initiator: Initiator) -> Result<(), Gp> {
+        let Some(lapic) = &mut self.lapic else {
+            self.apic_base = value;
+            return Ok(());
+        };
+        let change = lapic.write_base(value, initiator)?;
+        if change.stop_timer {
+            self.shared.timer.cancel();
+        }
+        if change.mode {
+            self.publish_identity();
+            self.refresh_cpuid();
+        }
+        Ok(())
+    }
+
+    /// Returns CR8, the task-priority class.
+    pub(crate) fn cr8(&self) -> u64 {
+        self.lapic.as_ref().map_or(self.cr8, |lapic| lapic.cr8().into())
+    }
+
+    /// Sets CR8, 0 to 15.
+    pub(crate) fn set_cr8(&mut self, value: u64) {
+        match &mut self.lapic {
+            Some(lapic) => lapic.set_cr8(value as u8),
+            None => self.cr8 = value,
+        }
+    }
+
+    /// `KVM_GET_LAPIC`.
+    pub(super) fn get_lapic(&mut self, arg: usize) -> Result {
+        self.collect();
+        let clock = self.clock();
+        let lapic = self.lapic.as_mut().ok_or(EINVAL)?;
+        let mut image = KBox::new([0u8; apic::STATE_BYTES], GFP_KERNEL)?;
+        let timer = lapic.get_state(&mut image, &clock);
+        self.arm(timer);
+        uapi::put(arg, &*image)
+    }
+
+    /// `KVM_SET_LAPIC`.
+    pub(super) fn set_lapic(&mut self, arg: usize) -> Result {
+        let clock = self.clock();
+        if self.lapic.is_none() {
+            return Err(EINVAL);
+        }
+        let image: KBox<[u8; apic::STATE_BYTES]> = KBox::new(uapi::get(arg)?, GFP_KERNEL)?;
+        let lapic = self.lapic.as_mut().ok_or(EINVAL)?;
+        let timer = lapic.set_state(&image, &clock)?;
+        self.arm(timer);
+        self.publish_identity();
+        Ok(())
+    }
+}

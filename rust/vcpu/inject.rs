@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Events on their way into the guest.
+
+use kernel::prelude::*;
+
+use super::State;
+use crate::{
+    host::cpu::IrqOff,
+    model::{
+        event::{
+            is_fault,
+            Inject,
+            Window, //
+        },
+        exit::Event,
+        sregs,
+        x86::{
+            dr7,
+            vector,
+            Exception, //
+        }, //
+    },
+    uapi, //
+};
+
+impl State {
+    /// Raises an exception in the guest.
+    pub(crate) fn raise(&mut self, exception: Exception) {
+        self.events.raise(exception);
+    }
+
+    /// Takes back an event whose delivery an exit cut short.
+    #[cold]
+    pub(crate) fn requeue(&mut self, event: &Event) {
+        self.events.requeue(*event);
+    }
+
+    /// Whether a string instruction may go on with its next iteration without looking at the world.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.events.is_idle()
+            && self.shared.inbox().is_empty()
+            && !self.shared.timer.has_fired()
+            && !crate::host::sched::exit_work_pending()
+    }
+
+    /// Returns the local APIC's interrupt that its priorities let through.
+    #[inline]
+    fn waiting_interrupt(&self) -> bool {
+        self.lapic
+            .as_ref()
+            .is_some_and(|lapic| lapic.pending_interrupt().is_some())
+    }
+
+    /// Says what to deliver with the next entry, and asks for windows for what must wait.
+    #[inline]
+    pub(super) fn next_event(&mut self, irq: &IrqOff) -> Option<Event> {
+        let waiting = self.waiting_interrupt();
+        let wants_window = self.lapic.is_none() && self.run.wants_interrupt_window();
+        if self.events.is_idle() && !waiting && !wants_window {
+            self.backend.request_windows(irq, false, false);
+            return None;
+        }
+        self.next_event_slow(irq, waiting, wants_window)
+    }
+
+    fn next_event_slow(&mut self, irq: &IrqOff, waiting: bool, wants_window: bool) -> Option<Event> {
+        let window = self.window(irq);
+        let next = self.events.next(window, waiting);
+        let mut interrupt_window = next.interrupt_window || wants_window;
+        let event = match next.inject {
+            Inject::None => None,
+            Inject::Event(event) => {
+                if event.vector == vector::NMI {
+                    self.backend.set_nmi_blocked(false);
+                }
+                Some(event)
+            }
+            Inject::Exception(exception) => {
+                self.deliver_payload(&exception);
+                if is_fault(exception.vector) {
+                    self.backend.set_resume_flag();
+                }
+                Some(Event::exception(&exception))
+            }
+            Inject::AckInterrupt => {
+                let vector = self.lapic.as_mut().and_then(|lapic| lapic.acknowledge());
+                interrupt_window |= self.waiting_interrupt();
+                vector.map(Event::interrupt)
+            }
+        };
+        self.backend
+            .request_windows(irq, interrupt_window, next.nmi_window);
+        event
+    }
+
+    /// Returns what the guest's state lets through.
+    pub(super) fn window(&mut self, irq: &IrqOff) -> Window {
+        let blocking = self.backend.blocking(irq);
+        Window {
+            interrupts: blocking.interrupts_enabled && !blocking.sti && !blocking.mov_ss,
+            nmis: !blocking.nmi && !blocking.sti && !blocking.mov_ss,
+        }
+    }
+
+    /// Puts an exception's payload where the guest looks for it.
+    pub(super) fn deliver_payload(&mut self, exception: &Exception) {
+        let Some(payload) = exception.payload else {
+            return;
+        };
+        match exception.vector {
+            vector::PF => self.regs.cr2 = payload,
+            vector::DB => {
+                self.debug.dr6 = sregs::dr6_after(self.debug.dr6, payload);
+                self.set_dr7(self.debug.dr7 & !dr7::GD);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a halted vCPU has a reason to run.
+    pub(super) fn wakes(&mut self) -> bool {
+        let irq = IrqOff::new();
+        let window = self.window(&irq);
+        drop(irq);
+        self.events.wakes(window) || (window.interrupts && self.waiting_interrupt())
+    }
+
+    /// `KVM_INTERRUPT`: holds an external interrupt, where the interrupt controller is the VMM's.
+    pub(super) fn queue_interrupt(&mut self, interrupt: &uapi::kvm_interrupt) -> Result {
+        let vector = u8::try_from(interrupt.irq).map_err(|_| EINVAL)?;
+        if self.vm.irqchip().is_some() {
+            return Err(ENXIO);
+        }
+        if self.events.queued_interrupt().is_some() {
+            return Err(EEXIST);
+        }
+        self.events.queue_interrupt(vector);
+        Ok(())
+    }
+}

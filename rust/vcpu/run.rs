@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! `KVM_RUN`: in and out of the guest.
+
+use kernel::{
+    prelude::*,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+
+use super::{
+    run_page::Published,
+    Pending,
+    State, //
+};
+use crate::{
+    backend::{
+        Entry,
+        Left, //
+    },
+    bindings as b,
+    exit::Next,
+    host::{
+        cpu::{
+            self,
+            IrqOff, //
+        },
+        sched, //
+    },
+    model::{
+        event::MpState,
+        exit::Exit,
+        x86::vector, //
+    },
+    uapi, //
+};
+
+impl State {
+    /// Runs the guest until something is for the VMM.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` for a signal or when the VMM asked for an immediate exit; otherwise the host's error that
+    /// kept the guest from running, such as `EFAULT` for a hole in the VMM's memory.
+    pub(super) fn run(&mut self) -> Result {
+        if let Some(mask) = &self.signal_mask {
+            // SAFETY: The mask is valid; the call below restores the thread's own.
+            unsafe { b::vireo_sigmask_enter(mask) };
+        }
+        self.backend.load();
+        self.fpu.swap_in();
+        let result = self.run_loaded();
+        self.fpu.swap_out();
+        self.publish();
+        self.backend.put();
+        if self.signal_mask.is_some() {
+            // SAFETY: Paired with the call above, by the same thread.
+            unsafe { b::vireo_sigmask_leave() };
+        }
+        result
+    }
+
+    fn run_loaded(&mut self) -> Result {
+        self.has_run = true;
+        if self.lapic.is_none() {
+            // The VMM's APIC has a task priority, which it sets here.
+            let cr8 = self.run.cr8();
+            if cr8 > 0xf {
+                return Err(EINVAL);
+            }
+            self.cr8 = cr8;
+        }
+        if self.complete()? == Next::ToUser {
+            return Ok(());
+        }
+        if self.run.immediate_exit() {
+            self.run.set_reason(uapi::KVM_EXIT_INTR);
+            return Err(EINTR);
+        }
+        loop {
+            if sched::exit_work_pending() {
+                sched::handle_exit_work().inspect_err(|_| {
+                    self.run.set_reason(uapi::KVM_EXIT_INTR);
+                })?;
+            }
+            self.collect();
+            if self.events.has_triple_fault() {
+                self.events.set_triple_fault(false);
+                self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
+                return Ok(());
+            }
+            if self.mp_state != MpState::Runnable && !self.block()? {
+                continue;
+            }
+            let Some(left) = self.enter() else { continue };
+            if self.handle(&left)? == Next::ToUser {
+                return Ok(());
+            }
+            if self.lapic.is_none() && self.run.wants_interrupt_window() && self.ready_for_interrupt()
+            {
+                self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Goes on with what the VMM has been asked for.
+    fn complete(&mut self) -> Result<Next> {
+        match core::mem::replace(&mut self.pending, Pending::None) {
+            Pending::None => {}
+            Pending::In(size) => self.complete_in(size),
+            Pending::Out => self.backend.skip_instruction(),
+            Pending::Emulation => return self.continue_emulation(),
+        }
+        Ok(Next::Resume)
+    }
+
+    /// Sleeps until a vCPU that is not running has a reason to. Returns whether it is running now.
+    fn block(&mut self) -> Result<bool> {
+        if self.mp_state == MpState::Halted && self.wakes() {
+            self.mp_state = MpState::Runnable;
+            return Ok(true);
+        }
+        let shared = self.shared.clone();
+        let ready = || !shared.inbox().is_empty() || shared.timer.has_fired();
+        shared.timer.waiter.wait(ready).inspect_err(|_| {
+            self.run.set_reason(uapi::KVM_EXIT_INTR);
+        })?;
+        Ok(false)
+    }
+
+    /// Enters the guest. `None` when something came up that must be seen to first.
+    #[inline]
+    fn enter(&mut self) -> Option<Left> {
+        let irq = IrqOff::new();
+        let waiter = &self.shared.timer.waiter;
+        waiter.entering(cpu::this_cpu(&irq));
+        // From here on whoever wants something sends an interrupt, which ends the guest's run at once.
+        if sched::exit_work_pending()
+            || !self.shared.inbox().is_empty()
+            || self.shared.timer.has_fired()
+        {
+            waiter.left();
+            return None;
+        }
+        let tlb_generation = self.vm.memory().generation();
+        // SAFETY: Interrupts are off.
+        unsafe { b::vireo_fpu_sync() };
+        let event = self.next_event(&irq);
+        let (tpr, tpr_threshold) = match &self.lapic {
+            Some(lapic) => (lapic.tpr(), lapic.tpr_threshold()),
+            None => (0, 0),
+        };
+
+        let host_xcr0 = self.cpu.host_xcr0;
+        let switch_xcr0 = self.xcr0 != host_xcr0 && host_xcr0 != 0;
+        if switch_xcr0 {
+            // SAFETY: The value was checked when it was set; the host's is restored below.
+            unsafe { cpu::xsetbv(self.xcr0) };
+        }
+        let debug = self.debug.has_breakpoints();
+        if debug {
+            // SAFETY: Interrupts are off; restored below.
+            unsafe { cpu::load_debug_registers(&self.debug.address, self.debug.dr6) };
+        }
+
+        let left = self.backend.enter(
+            &irq,
+            &mut self.regs,
+            &Entry {
+                inject: event.as_ref(),
+                tlb_generation,
+                tpr,
+                tpr_threshold,
+            },
+        );
+
+        // SAFETY: Interrupts are still off.
+        unsafe { b::vireo_restore_host_debug() };
+        if switch_xcr0 {
+            // SAFETY: The host's own value.
+            unsafe { cpu::xsetbv(host_xcr0) };
+        }
+        if let Exit::Exception(trapped) = &left.exit {
+            if trapped.exception.vector == vector::MC {
+                // SAFETY: Interrupts are off; the machine check hit this CPU just now.
+                unsafe { b::vireo_machine_check() };
+            }
+        }
+        self.shared.timer.waiter.left();
+        irq.open();
+        if let (Some(tpr), Some(lapic)) = (self.backend.take_tpr(), &mut self.lapic) {
+            lapic.set_tpr(tpr);
+        }
+        if let (Exit::EntryFailure(_), Some(event)) = (&left.exit, event) {
+            self.events.requeue(event);
+        }
+        Some(left)
+    }
+
+    /// Whether the VMM could inject an interrupt now (without an interrupt controller in the kernel).
+    fn ready_for_interrupt(&mut self) -> bool {
+        let irq = IrqOff::new();
+        let window = self.window(&irq);
+        drop(irq);
+        window.interrupts && self.events.is_idle()
+    }
+
+    /// Tells the VMM about the vCPU in `kvm_run`.
+    fn publish(&mut self) {
+        let irq = IrqOff::new();
+        let blocking = self.backend.blocking(&irq);
+        drop(irq);
+        let open = blocking.interrupts_enabled && !blocking.sti && !blocking.mov_ss;
+        self.run.publish(&Published {
+            ready_for_interrupt: self.lapic.is_some() || (open && self.events.is_idle()),
+            if_flag: blocking.interrupts_enabled,
+            cr8: self.cr8(),
+            apic_base: self.apic_base(),
+        });
+    }
+
+    /// `KVM_SET_SIGNAL_MASK`: the signals that are blocked while `KVM_RUN` runs.
+    pub(super) fn set_signal_mask(&mut self, arg: usize) -> Result {
+        const MASK_SIZE: usize = size_of::<kernel::bindings::sigset_t>();
+        if arg == 0 {
+            self.signal_mask = None;
+            return Ok(());
+        }
+        let length: u32 = uapi::get(arg)?;
+        if length as usize != MASK_SIZE {
+            return Err(EINVAL);
+        }
+        let start = arg.checked_add(size_of::<u32>()).ok_or(EFAULT)?;
+        let mut bytes = [0; MASK_SIZE];
+        UserSlice::new(UserPtr::from_addr(start), MASK_SIZE)
+            .reader()
+            .read_slice(&mut bytes)?;
+        let mut mask = kernel::bindings::sigset_t::default();
+        mask.sig[0] = u64::from_le_bytes(bytes) as _;
+        self.signal_mask = Some(mask);
+        Ok(())
+    }
+}

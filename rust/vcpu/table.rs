@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What other threads and interrupts may ask of a vCPU, and the table by which they find it.
+
+use kernel::{
+    new_spinlock_irq,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Full,
+            Relaxed, //
+        },
+        Arc,
+        SetOnce,
+        SpinLockIrq, //
+    }, //
+};
+
+use crate::{
+    host::timer::WakeTimer,
+    model::{
+        apic::Identity,
+        msi::Trigger, //
+    }, //
+};
+
+/// vCPUs in a VM, at most.
+pub(crate) const MAX_VCPUS: usize = 64;
+
+/// Words of the interrupt-request set.
+const WORDS: usize = 4;
+
+/// Bits of [`Inbox::news`].
+pub(crate) mod news {
+    /// There are interrupts in the inbox.
+    pub(crate) const INTERRUPT: u32 = 1 << 0;
+    /// A non-maskable interrupt.
+    pub(crate) const NMI: u32 = 1 << 1;
+    /// An INIT.
+    pub(crate) const INIT: u32 = 1 << 2;
+    /// A start-up IPI; its vector is beside it.
+    pub(crate) const STARTUP: u32 = 1 << 3;
+}
+
+/// What has been sent to a vCPU and not been taken by it.
+pub(crate) struct Inbox {
+    news: Atomic<u32>,
+    requests: [Atomic<u64>; WORDS],
+    level: [Atomic<u64>; WORDS],
+    start_vector: Atomic<u32>,
+}
+
+fn set_bits(word: &Atomic<u64>, bits: u64) {
+    let mut old = word.load(Relaxed);
+    while let Err(now) = word.cmpxchg(old, old | bits, Full) {
+        old = now;
+    }
+}
+
+fn clear_bits(word: &Atomic<u64>, bits: u64) {
+    let mut old = word.load(Relaxed);
+    if old & bits == 0 {
+        return;
+    }
+    while let Err(now) = word.cmpxchg(old, old & !bits, Full) {
+        old = now;
+    }
+}
+
+impl Inbox {
+    const fn new() -> Self {
+        Self {
+            news: Atomic::new(0),
+            requests: [const { Atomic::new(0) }; WORDS],
+            level: [const { Atomic::new(0) }; WORDS],
+            start_vector: Atomic::new(0),
+        }
+    }
+
+    /// Whether there is something to take. A hint: the full answer is [`Inbox::take`].
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.news.load(Relaxed) == 0
+    }
+
+    fn announce(&self, bits: u32) {
+        let mut old = self.news.load(Relaxed);
+        while let Err(now) = self.news.cmpxchg(old, old | bits, Full) {
+            old = now;
+        }
+    }
+
+    /// Takes the news: bits of [`news`].
+    pub(crate) fn take(&self) -> u32 {
+        self.news.xchg(0, Full)
+    }
+
+    /// Takes word `index` of the requested vectors, with those of them that are level triggered.
+    pub(crate) fn take_word(&self, index: usize) -> (u64, u64) {
+        let (Some(requests), Some(level)) = (self.requests.get(index), self.level.get(index)) else {
+            return (0, 0);
+        };
+        if requests.load(Relaxed) == 0 {
+            return (0, 0);
+        }
+        (requests.xchg(0, Full), level.load(Relaxed))
+    }
+
+    /// Returns the vector of the last start-up IPI.
+    pub(crate) fn start_vector(&self) -> u8 {
+        self.start_vector.load(Relaxed) as u8
+    }
+
+    /// Throws everything away.
+    pub(crate) fn clear(&self) {
+        self.take();
+        for index in 0..WORDS {
+            self.take_word(index);
+        }
+    }
+
+    /// Words of the set.
+    pub(crate) const WORDS: usize = WORDS;
+}
+
+/// The part of a vCPU that others may touch at any time.
+#[pin_data]
+pub(crate) struct VcpuShared {
+    /// The number that the VMM gave it, which is its APIC ID.
+    pub(crate) id: u32,
+    inbox: Inbox,
+    /// The APIC timer, and where the vCPU's thread sleeps.
+    #[pin]
+    pub(crate) timer: WakeTimer,
+    /// How messages find this vCPU's local APIC.
+    #[pin]
+    identity: SpinLockIrq<Identity>,
+}
+
+impl VcpuShared {
+    /// Makes the shared part of vCPU `id`.
+    pub(crate) fn new(id: u32, identity: Identity) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                id,
+                inbox: Inbox::new(),
+                timer <- WakeTimer::new(),
+                identity <- new_spinlock_irq!(identity),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Returns what has been sent to the vCPU.
+    #[inline(always)]
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Returns how messages find the local APIC. Any context.
+    pub(crate) fn identity(&self) -> Identity {
+        *self.identity.lock()
+    }
+
+    /// Publishes a new identity.
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        *self.identity.lock() = identity;
+    }
+
+    /// Sends an interrupt vector to the local APIC. Any context.
+    pub(crate) fn post(&self, vector: u8, trigger: Trigger) {
+        let (word, bit) = (usize::from(vector >> 6), 1u64 << (vector & 63));
+        if let (Some(requests), Some(level)) = (self.inbox.requests.get(word), self.inbox.level.get(word)) {
+            if trigger.is_level() {
+                set_bits(level, bit);
+            } else {
+                clear_bits(level, bit);
+            }
+            set_bits(requests, bit);
+        }
+        self.tell(news::INTERRUPT);
+    }
+
+    /// Sends a start-up IPI. Any context.
+    pub(crate) fn start_up(&self, vector: u8) {
+        self.inbox.start_vector.store(vector.into(), Relaxed);
+        self.tell(news::STARTUP);
+    }
+
+    /// Sends news that carry no vector. Any context.
+    pub(crate) fn tell(&self, bits: u32) {
+        self.inbox.announce(bits);
+        self.timer.waiter.wake();
+    }
+}
+
+/// The vCPUs of a VM, in the order of their making. A vCPU stays in the table as long as the VM lives, so
+/// the table can be read at any time without a lock.
+pub(crate) struct VcpuTable {
+    slots: [SetOnce<Arc<VcpuShared>>; MAX_VCPUS],
+    count: Atomic<u32>,
+}
+
+impl VcpuTable {
+    /// Makes an empty table.
+    pub(crate) const fn new() -> Self {
+        Self {
+            slots: [const { SetOnce::new() }; MAX_VCPUS],
+            count: Atomic::new(0),
+        }
+    }
+
+    /// Returns how many vCPUs there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Relaxed) as usize
+    }
+
+    /// Adds a vCPU and returns its index. Calls must not overlap (the VM's lock).
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` for a number that is taken, `EINVAL` when the table is full.
+    pub(crate) fn add(&self, vcpu: Arc<VcpuShared>) -> Result<usize> {
+        if self.find(vcpu.id).is_some() {
+            return Err(EEXIST);
+        }
+        let index = self.len();
+        let slot = self.slots.get(index).ok_or(EINVAL)?;
+        slot.populate(vcpu);
+        self.count.store(index as u32 + 1, Relaxed);
+        Ok(index)
+    }
+
+    /// Returns the vCPU with number `id`.
+    pub(crate) fn find(&self, id: u32) -> Option<&Arc<VcpuShared>> {
+        self.iter().find(|vcpu| vcpu.id == id)
+    }
+
+    /// Returns the vCPUs.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<VcpuShared>> + Clone {
+        self.slots.iter().map_while(SetOnce::as_ref)
+    }
+
+    /// Calls `f` with each vCPU.
+    pub(crate) fn for_each(&self, f: impl Fn(&VcpuShared)) {
+        for vcpu in self.iter() {
+            f(vcpu);
+        }
+    }
+}
