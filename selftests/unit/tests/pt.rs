@@ -320,7 +320,8 @@ impl Machine {
 
     fn map(&mut self, mapping: &Mapping) {
         let before = self.view();
-        let fits = (mapping.gfn.raw() ^ mapping.pfn.raw()) % mapping.size.frames() == 0;
+        let offset = mapping.gfn.raw() ^ mapping.pfn.raw();
+        let fits = offset.is_multiple_of(mapping.size.frames());
         let frames = if fits { mapping.size.frames() } else { 1 };
         let first = mapping.gfn.align_down(frames).raw();
         loop {

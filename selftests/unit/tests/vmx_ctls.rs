@@ -15,6 +15,7 @@ use vireo_model::model::vmx::ctls::Missing;
 use vireo_model::model::vmx::ctls::Options;
 use vireo_model::model::vmx::ctls::{entry, exit, pin, primary, secondary};
 use vmx_caps::{
+    BOCHS_ARRANDALE, BOCHS_BROADWELL, BOCHS_HASWELL, BOCHS_ICELAKE, BOCHS_TIGERLAKE,
     BROADWELL_5600U, MEROM_X6800, PENRYN_X5482, RECORDED, SANDY_BRIDGE_3960X, SILVERMONT_N3530,
     SKYLAKE_6700K,
 };
@@ -110,6 +111,26 @@ fn older_processors_have_less() {
     let silvermont = features(&SILVERMONT_N3530);
     assert!(!silvermont.ept_1g && silvermont.ept_2m && !silvermont.pause_loop);
     assert!(!silvermont.x2apic && silvermont.apic_accesses);
+}
+
+#[test]
+fn emulated_processors() {
+    let get = |msrs| compute(msrs, &Options::default()).unwrap();
+    let broadwell = get(&BOCHS_BROADWELL);
+    assert_eq!(broadwell.pin, 0x0000_003f);
+    assert_eq!(broadwell.primary, 0xb6a0_6dfa);
+    assert_eq!(broadwell.secondary, 0x0000_15ea);
+    assert_eq!(broadwell.exit, 0x002b_6fff);
+    assert_eq!(broadwell.entry, 0x0000_d1ff);
+    assert_eq!(broadwell.features.preemption_timer, Some(0));
+    assert!(broadwell.features.apic_registers && !broadwell.features.monitor_trap_flag);
+    assert_eq!(get(&BOCHS_HASWELL).secondary, broadwell.secondary);
+
+    let arrandale = get(&BOCHS_ARRANDALE).features;
+    assert!(arrandale.vpid && !arrandale.ept_ad && !arrandale.pause_loop && !arrandale.invpcid);
+    let icelake = get(&BOCHS_ICELAKE).features;
+    assert!(icelake.tsc_scaling && icelake.xsaves && icelake.monitor_trap_flag);
+    assert_eq!(get(&BOCHS_TIGERLAKE).features, icelake);
 }
 
 #[test]
