@@ -17,6 +17,9 @@
 //!   caches may still use it until the TLBs have been flushed, so it is freed only after that, and its
 //!   contents are left alone.
 //!
+//! Whoever finds nothing to unmap may still have to flush: another thread may have unmapped the page
+//! and not have flushed yet. [`Debts`] keeps count of that.
+//!
 //! Operations that can be long take a budget and stop when it is used up, so that the caller can drop
 //! the lock and let others run.
 //!
@@ -32,9 +35,13 @@ use super::addr::Pfn;
 
 pub mod cursor;
 pub mod ept;
+mod flush;
 mod map;
 mod range;
 
+pub use flush::Debt;
+pub use flush::Debts;
+pub use flush::Flush;
 pub use map::MapError;
 pub use map::Mapped;
 pub use map::Mapping;
@@ -293,32 +300,6 @@ pub trait Tables {
 
     /// Takes back a table that has been unlinked, to be freed after the next TLB flush.
     fn defer_free(&mut self, table: Hpa);
-}
-
-/// Whether cached translations must be dropped, on every processor that may have used the tree, before
-/// the lock's next owner relies on the change and before unlinked tables are freed.
-#[must_use = "stale translations stay in use until the TLBs are flushed"]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// Nothing that may be cached has changed.
-    NotNeeded,
-    /// Something may be cached that is no longer in the tree.
-    Needed,
-}
-
-impl Flush {
-    /// Returns `Needed` if either is.
-    pub const fn or(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::NotNeeded, Self::NotNeeded) => Self::NotNeeded,
-            _ => Self::Needed,
-        }
-    }
-
-    /// Returns true if it is needed.
-    pub const fn is_needed(self) -> bool {
-        matches!(self, Self::Needed)
-    }
 }
 
 /// A tree of tables in the format `F`. The tables themselves are in a [`Tables`] that the caller passes
