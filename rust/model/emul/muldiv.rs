@@ -37,7 +37,7 @@ pub(super) fn imul(a: u64, b: u64, size: u8) -> Product {
 fn halves(wide: u128, size: u8) -> Product {
     Product {
         low: truncate(wide as u64, size),
-        high: truncate((wide >> (u32::from(size) * 8)) as u64, size),
+        high: truncate(wide.wrapping_shr(u32::from(size) * 8) as u64, size),
         overflow: false,
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn div(high: u64, low: u64, divisor: u64, size: u8) -> Option<(u64, u
     let mut quotient = 0u64;
     for bit in (0..u32::from(size) * 8).rev() {
         let out = rest >> 63;
-        rest = rest << 1 | low >> bit & 1;
+        rest = rest << 1 | low.wrapping_shr(bit) & 1;
         quotient <<= 1;
         if out != 0 || rest >= divisor {
             rest = rest.wrapping_sub(divisor);

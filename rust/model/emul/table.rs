@@ -346,7 +346,7 @@ impl Entry {
     /// The entry of this group for the reg field `reg`, of which the low three bits count, with the
     /// flags of both.
     pub(super) fn group(self, reg: u8) -> Entry {
-        let inner = GROUPS[self.group as usize][usize::from(reg & 7)];
+        let inner = GROUPS[self.group as usize % GROUP_COUNT][usize::from(reg & 7)];
         Entry {
             flags: self.flags | inner.flags,
             ..inner
@@ -354,7 +354,9 @@ impl Entry {
     }
 }
 
-const GROUP_COUNT: usize = Group::G15 as usize + 1;
+/// A power of two, so that indexing costs no check.
+const GROUP_COUNT: usize = 16;
+const _: () = assert!((Group::G15 as usize) < GROUP_COUNT);
 
 static GROUPS: [[Entry; 8]; GROUP_COUNT] = groups();
 

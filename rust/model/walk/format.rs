@@ -65,7 +65,7 @@ impl Paging {
 
     /// The lowest address bit that `level`, 1 to 5, translates.
     const fn shift(self, level: u32) -> u32 {
-        PAGE_SHIFT + level.saturating_sub(1) * self.index_bits()
+        PAGE_SHIFT.wrapping_add(level.saturating_sub(1).wrapping_mul(self.index_bits()))
     }
 }
 
