@@ -59,6 +59,8 @@ use crate::{
             self,
             ept::Ept,
             Caching,
+            Debt,
+            Debts,
             Flush,
             MapError,
             Mapping,
@@ -98,6 +100,8 @@ struct Inner {
     sequence: u64,
     table: Option<PageTable<Ept>>,
     garbage: Garbage,
+    /// Flushes under way: whoever finds a page gone must wait for the one that made it so.
+    debts: Debts,
 }
 
 /// A VM's memory.
@@ -153,6 +157,7 @@ impl Memory {
                 sequence: 0,
                 table: Some(table),
                 garbage,
+                debts: Debts::new(),
             }),
             slots_lock <- new_mutex!(()),
             generation: Atomic::new(1),
@@ -286,7 +291,12 @@ impl Memory {
                 sched::yield_now();
                 continue;
             }
-            let Inner { table, garbage, .. } = &mut *inner;
+            let Inner {
+                table,
+                garbage,
+                debts,
+                ..
+            } = &mut *inner;
             let Some(table) = table.as_ref() else {
                 return Err(Fault::Host(EIO));
             };
@@ -297,8 +307,9 @@ impl Memory {
             match table.map(&mut tables, &mapping) {
                 Ok((_, Flush::NotNeeded)) => return Ok(()),
                 Ok((_, Flush::Needed)) => {
+                    let debt = debts.incur(Flush::Needed);
                     drop(inner);
-                    self.flush();
+                    self.settle(debt);
                     return Ok(());
                 }
                 Err(MapError::NeedTable) => {}
@@ -349,9 +360,8 @@ impl Memory {
     /// Takes a range out of the tables and out of every TLB.
     fn unmap(&self, range: GfnRange) {
         let mut range = Range::new(range.start, range.end);
-        let mut flush = Flush::NotNeeded;
         let mut garbage = Garbage::new();
-        loop {
+        let debt = loop {
             let mut inner = self.inner.lock();
             let Some(table) = inner.table.as_ref().copied() else {
                 return;
@@ -360,17 +370,23 @@ impl Memory {
                 spare: None,
                 garbage: &mut garbage,
             };
-            let (progress, step) = table.unmap(&mut tables, &mut range, BUDGET);
+            let (progress, flush) = table.unmap(&mut tables, &mut range, BUDGET);
+            let debt = inner.debts.incur(flush);
             drop(inner);
-            flush = flush.or(step);
             if progress == Progress::Done {
-                break;
+                break debt;
             }
-        }
-        if flush.is_needed() {
-            self.flush();
-        }
+        };
+        self.settle(debt);
         garbage.free();
+    }
+
+    /// Flushes, if there is something to settle.
+    fn settle(&self, debt: Option<Debt>) {
+        if let Some(debt) = debt {
+            self.flush();
+            self.inner.lock().debts.settle(debt);
+        }
     }
 
     /// Makes every vCPU drop its translations before it runs guest code again.
@@ -444,10 +460,15 @@ impl MemoryWatcher for Memory {
         let mut young = false;
         self.for_each_range(start, end, |range| {
             let mut range = Range::new(range.start, range.end);
-            let mut flush = Flush::NotNeeded;
+            let mut debt = None;
             loop {
                 let mut inner = self.inner.lock();
-                let Inner { table, garbage, .. } = &mut *inner;
+                let Inner {
+                    table,
+                    garbage,
+                    debts,
+                    ..
+                } = &mut *inner;
                 let Some(table) = table.as_ref() else { return };
                 let mut tables = HostTables {
                     spare: None,
@@ -456,7 +477,9 @@ impl MemoryWatcher for Memory {
                 let progress = if clear {
                     let (progress, age) = table.age(&mut tables, &mut range, BUDGET);
                     young |= age.young;
-                    flush = flush.or(age.flush);
+                    if age.flush.is_needed() {
+                        debt = debts.incur(age.flush);
+                    }
                     progress
                 } else {
                     let (progress, used) = table.is_young(&mut tables, &mut range, BUDGET);
@@ -467,9 +490,7 @@ impl MemoryWatcher for Memory {
                     break;
                 }
             }
-            if flush.is_needed() {
-                self.flush();
-            }
+            self.settle(debt);
         });
         young
     }
