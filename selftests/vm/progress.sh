@@ -9,10 +9,12 @@ with_progress() {
 	[ ! -t 2 ] || pause=1 end='\r'
 	"$@" >"$output" 2>&1 &
 	pid=$!
-	while kill -0 "$pid" 2>/dev/null; do
-		printf "vireo:   %s, %d:%02d$end" "$("$measure")" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) >&2
+	while
 		# Ends early when the command does.
 		timeout "$pause" tail --pid="$pid" -f /dev/null || true
+		kill -0 "$pid" 2>/dev/null
+	do
+		printf "vireo:   %s, %d:%02d$end" "$("$measure")" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)) >&2
 	done
 	[ ! -t 2 ] || printf '\033[K' >&2
 	wait "$pid" || status=$?
