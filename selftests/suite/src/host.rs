@@ -43,10 +43,19 @@ impl Mapping {
         Self { base: base as *mut u8, size }
     }
 
+    /// The first `size` bytes of the file `fd`, shared.
+    pub fn of_file(fd: i32, size: usize) -> Self {
+        Self::map(size, libc::MAP_SHARED, fd)
+    }
+
     fn with_flags(size: usize, flags: i32) -> Self {
+        Self::map(size, flags, -1)
+    }
+
+    fn map(size: usize, flags: i32, fd: i32) -> Self {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, flags, -1, 0) };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, flags, fd, 0) };
         assert!(base != libc::MAP_FAILED, "no memory for a mapping of {size} bytes");
         Self { base: base.cast(), size }
     }

@@ -35,4 +35,8 @@ groups!(
     irq_inject,
     timer,
     mem_slots,
+    mem_host,
+    signal,
+    life,
+    coexist,
 );
