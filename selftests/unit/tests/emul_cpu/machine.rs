@@ -7,6 +7,7 @@ use vireo_model::model::emul::{Access, Machine, Mode, Stop};
 use vireo_model::model::x86::{cr0, cr4, pf, rflags, xcr0, Exception, Gpr, SegReg, Segment};
 
 /// The machine.
+#[derive(Clone, PartialEq)]
 pub struct Soft {
     pub gpr: [u64; 16],
     pub rip: u64,
@@ -16,10 +17,27 @@ pub struct Soft {
     pub selectors: [u16; 6],
     /// REP stops after every iteration whose turn this says, counting down.
     pub stop_after: u32,
+    /// After so many more accesses, they need userspace.
+    pub budget: u32,
 }
 
 impl Soft {
-    fn range(&self, linear: u64, len: usize, write: bool) -> Result<usize, Stop> {
+    /// A machine with nothing in it.
+    pub fn new() -> Self {
+        Self {
+            gpr: [0; 16],
+            rip: 0,
+            rflags: 0,
+            vector: [[0; 32]; 16],
+            data: vec![0; DATA_LEN],
+            selectors: crate::trampoline::selectors(),
+            stop_after: 0,
+            budget: u32::MAX,
+        }
+    }
+
+    fn range(&mut self, linear: u64, len: usize, write: bool) -> Result<usize, Stop> {
+        self.budget = self.budget.checked_sub(1).ok_or(Stop::NeedUser)?;
         let at = linear.wrapping_sub(DATA) as usize;
         if at < DATA_LEN && at + len <= DATA_LEN {
             return Ok(at);

@@ -21,6 +21,9 @@ use vireo_model::model::emul::{execute, prefix, Done, Insn, Op, Operand, Stop};
 use vireo_model::model::x86::rflags::{self, AF, CF, OF, PF, SF, STATUS, ZF};
 use vireo_model::model::x86::{vector, Gpr};
 
+/// Cases of the test that abandons instructions.
+const ABANDONED_CASES: u32 = 100_000;
+
 /// With this many cases every operation has turned up.
 const ENOUGH: u64 = 100_000;
 
@@ -118,15 +121,8 @@ fn executes_as_the_cpu_does() {
     let mut rng = Rng::new(setting("EMUL_CPU_SEED", 1));
     let mut cpu = Cpu::new();
     rng.fill(cpu.data());
-    let mut soft = Soft {
-        gpr: [0; 16],
-        rip: 0,
-        rflags: 0,
-        vector: [[0; 32]; 16],
-        data: cpu.data().to_vec(),
-        selectors: trampoline::selectors(),
-        stop_after: 0,
-    };
+    let mut soft = Soft::new();
+    soft.data.copy_from_slice(cpu.data());
     let mut faults = 0u64;
     let mut seen = [0u64; Op::MovCr as usize];
     for number in 0..cases {
@@ -246,4 +242,36 @@ fn prepare(rng: &mut Rng, insn: &Insn, target: Option<u64>, state: &mut State, s
             state.gpr[reg.index()] = u64::from_le_bytes(bytes);
         }
     }
+}
+
+/// An instruction that needs userspace at any of its accesses has changed nothing by then.
+#[test]
+fn abandoned_instructions_leave_no_trace() {
+    let mut rng = Rng::new(2);
+    let mut soft = Soft::new();
+    rng.fill(&mut soft.data);
+    let mut abandoned = 0;
+    for number in 0..ABANDONED_CASES {
+        let mut state = State::default();
+        let Case { insn, target, .. } = random::case(&mut rng, trampoline::CODE, &mut state);
+        prepare(&mut rng, &insn, target, &mut state, &soft);
+        soft.gpr = state.gpr;
+        soft.rip = trampoline::CODE;
+        soft.rflags = state.rflags;
+        soft.vector = state.vector;
+        // One iteration at a time: those before are committed.
+        soft.stop_after = 1;
+        let before = soft.clone();
+        for budget in 0.. {
+            soft.budget = budget;
+            if execute(&mut soft, &insn) != Err(Stop::NeedUser) {
+                break;
+            }
+            abandoned += 1;
+            soft.budget = before.budget;
+            assert!(soft == before, "case {number}, access {budget}: {insn:?}");
+        }
+        soft.budget = before.budget;
+    }
+    assert!(abandoned > ABANDONED_CASES / 2, "only {abandoned} accesses");
 }
