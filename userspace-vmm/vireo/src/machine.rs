@@ -24,6 +24,7 @@ use crate::devices::rtc::{host_time, Rtc};
 use crate::devices::serial::{Com, RoomEvent};
 use crate::error::{Error, Result};
 use crate::events;
+use crate::events::flush::Flush;
 use crate::events::input::Input;
 use crate::events::signals::{self, Signals};
 use crate::hypervisor::Hypervisor;
@@ -34,7 +35,7 @@ use crate::layout::{
 use crate::memory::{self, GuestMemory, Size};
 use crate::outcome::{Outcome, Stop};
 use crate::terminal::escape::HELP;
-use crate::terminal::output::Output;
+use crate::terminal::output::{FlushTimer, Output};
 use crate::terminal::raw::{is_terminal, RawMode};
 use crate::vcpu::cpuid::{self, Place};
 use crate::vcpu::exit::Buses;
@@ -67,6 +68,8 @@ struct Machine {
     com1: Arc<Mutex<Com1>>,
     /// Signalled when COM1 can take more input.
     room: Arc<EventFd>,
+    /// Expires when COM1's output should be written.
+    timer: Arc<FlushTimer>,
     button: Arc<PowerButton<EdgeLine>>,
     stop: Arc<Stop>,
     /// Dropped last: the CPUs access it while they run.
@@ -141,11 +144,11 @@ impl Machine {
         let room = EventFd::new(EFD_NONBLOCK).map_err(Error::host("cannot create an event"))?;
         let room = Arc::new(room);
         let line = |gsi| EdgeLine::new(vm.clone(), gsi);
-        let com1 = Com::new(
-            line(COM1_GSI),
-            RoomEvent::new(room.clone()),
-            Output::stdout(),
-        );
+        let timer = FlushTimer::new().map_err(Error::host("cannot create a timer"))?;
+        let timer = Arc::new(timer);
+        let stdout = io::stdout().as_raw_fd();
+        let output = Output::new(stdout, timer.clone(), stop.clone());
+        let com1 = Com::new(line(COM1_GSI), RoomEvent::new(room.clone()), output);
         let com1 = Arc::new(Mutex::new(com1));
         let buses = Buses {
             ports: ports(com1.clone(), mem, &stop)?,
@@ -166,6 +169,7 @@ impl Machine {
             cpus,
             com1,
             room,
+            timer,
             button,
             stop,
             _memory: memory,
@@ -195,15 +199,18 @@ impl Machine {
         let input = Input::new(
             stdin,
             raw.is_some(),
-            self.com1,
+            self.com1.clone(),
             self.room,
             press(&self.button),
             self.stop.clone(),
         );
         let signals = Signals::new(signals, press(&self.button), self.stop.clone())
             .map_err(Error::host("cannot create a timer"))?;
+        let com1 = self.com1.clone();
+        let drain = move || com1.try_lock().map(|mut com1| com1.drain()).is_ok();
+        let flush = Flush::new(self.timer, drain, self.stop.clone());
         let subscribers: Vec<Box<dyn MutEventSubscriber>> =
-            vec![Box::new(input), Box::new(signals)];
+            vec![Box::new(input), Box::new(signals), Box::new(flush)];
 
         let mut threads = Vec::new();
         for cpu in self.cpus {
@@ -221,13 +228,17 @@ impl Machine {
             self.stop.request(Outcome::Quit);
         }
         for thread in threads {
-            // A CPU that is about to enter the guest returns at once, see `kick`.
-            kick::kick(&thread);
+            kick::until_finished(&thread);
             if thread.join().is_err() {
                 return Ok(Outcome::Failure("a CPU's thread panicked".into()));
             }
         }
         drop(raw);
+        // The last output may take as long as its reader needs, but not against a signal.
+        signals::unblock().map_err(Error::host("cannot unblock signals"))?;
+        if !self.stop.is_hurried() {
+            self.com1.lock().unwrap_or_else(|e| e.into_inner()).drain();
+        }
         result
     }
 }

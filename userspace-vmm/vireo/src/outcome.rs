@@ -51,6 +51,11 @@ impl Outcome {
         }
     }
 
+    /// Whether somebody wants the end now, whatever the guest still has to say.
+    pub fn is_hurried(&self) -> bool {
+        matches!(self, Outcome::Quit | Outcome::Signal(_))
+    }
+
     /// Whether the user should be told: a plain power-off needs no words.
     pub fn is_worth_a_message(&self) -> bool {
         !matches!(
@@ -108,6 +113,11 @@ impl Stop {
     /// Whether the end was asked for.
     pub fn is_requested(&self) -> bool {
         self.asked.load(Ordering::Acquire)
+    }
+
+    /// Whether the end was asked for by somebody who does not wait.
+    pub fn is_hurried(&self) -> bool {
+        self.is_requested() && self.outcome().is_some_and(|o| o.is_hurried())
     }
 
     /// The outcome, once there is one.

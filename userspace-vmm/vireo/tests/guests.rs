@@ -211,6 +211,24 @@ fn signals_end_it() {
     }
 }
 
+#[test]
+fn a_reader_that_takes_nothing_does_not_keep_it() {
+    // Prints for ever: mov dx, data; mov al, newline; out dx, al; jmp to the out
+    let flood = &[0x66, 0xba, 0xf8, 0x03, 0xb0, b'\n', 0xee, 0xeb, 0xfd];
+    let Some((mut command, _kernel)) = guest(&[flood], true) else {
+        return;
+    };
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_millis(500));
+    // SAFETY: the child has not been waited for, so the number is still its own.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(wait(&mut child), 130);
+}
+
 /// A pseudo-terminal: the user's side, and the program's side.
 fn pty() -> (File, OwnedFd) {
     let (mut user, mut program) = (-1, -1);

@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::Device;
 use crate::events::input::Receiver;
+use crate::terminal::output::Output;
 
 /// Offset of the interrupt enable register.
 const IER: u64 = 1;
@@ -57,6 +58,13 @@ impl<T: Trigger, W: Write> Com<T, W> {
             room,
             receiving: false,
         }
+    }
+}
+
+impl<T: Trigger> Com<T, Output> {
+    /// Writes output that was gathered.
+    pub fn drain(&mut self) {
+        self.uart.writer_mut().drain();
     }
 }
 

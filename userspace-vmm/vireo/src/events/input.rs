@@ -9,7 +9,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::sleep;
+use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,6 +23,9 @@ use crate::terminal::escape::{Command, Escape, HELP};
 const CHUNK: usize = 256;
 /// Typed-ahead bytes to keep for a guest that takes none.
 const TYPE_AHEAD: usize = 64 << 10;
+
+/// Pause before the serial port is tried again when a CPU is using it.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// The serial port's receiving side.
 pub trait Receiver: Send {
@@ -124,7 +129,21 @@ impl<R: Receiver + ?Sized, B: FnMut()> Input<R, B> {
 
     /// Moves pending input to the guest as far as it goes.
     fn feed(&mut self) {
-        let mut serial = self.serial.lock().unwrap_or_else(|e| e.into_inner());
+        if self.pending.is_empty() {
+            return;
+        }
+        // Never wait here: a CPU may hold the port until a slow reader takes its output, and
+        // the escape keys must work meanwhile.
+        let mut serial = match self.serial.try_lock() {
+            Ok(serial) => serial,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                sleep(BUSY_PAUSE);
+                // The counter cannot be full, as it was read just before.
+                let _ = self.room.write(1);
+                return;
+            }
+        };
         if self.source != Source::Terminal && !serial.is_receiving() {
             return;
         }

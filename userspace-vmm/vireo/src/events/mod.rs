@@ -2,6 +2,7 @@
 
 //! The main thread's event loop: the terminal's input, signals, and the end of the run.
 
+pub mod flush;
 pub mod input;
 pub mod signals;
 

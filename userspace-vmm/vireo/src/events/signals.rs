@@ -32,9 +32,8 @@ pub struct Signals<B: FnMut()> {
     stop: Arc<Stop>,
 }
 
-/// Blocks the signals for this thread and those that it starts; they can then be read from the
-/// returned descriptor.
-pub fn block() -> io::Result<OwnedFd> {
+/// The signals as a set.
+fn set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: `sigemptyset` initialises the set, and the other calls get this live set; the
     // signal numbers are valid.
@@ -43,13 +42,30 @@ pub fn block() -> io::Result<OwnedFd> {
         for signal in SIGNALS {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
-        match libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) {
-            0 => {}
-            error => return Err(io::Error::from_raw_os_error(error)),
-        }
+        set.assume_init()
     }
-    // SAFETY: the set was initialised above.
-    let fd = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+}
+
+/// Changes this thread's mask by the signals, as `how` says.
+fn mask(how: i32) -> io::Result<()> {
+    // SAFETY: the set is live, and the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(how, &set(), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Lets the signals end the process at once, as they do by default.
+pub fn unblock() -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK)
+}
+
+/// Blocks the signals for this thread and those that it starts; they can then be read from the
+/// returned descriptor.
+pub fn block() -> io::Result<OwnedFd> {
+    mask(libc::SIG_BLOCK)?;
+    // SAFETY: the set is live.
+    let fd = unsafe { libc::signalfd(-1, &set(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -10,10 +10,14 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::ptr;
-use std::thread::JoinHandle;
+use std::thread::{sleep, JoinHandle};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{register_signal_handler, Killable, SIGRTMIN};
+
+/// Pause between two kicks.
+const PAUSE: Duration = Duration::from_millis(1);
 
 thread_local! {
     /// `immediate_exit` of the CPU that this thread runs. `const` and without a destructor, so
@@ -67,9 +71,13 @@ impl Drop for Registration {
     }
 }
 
-/// Kicks the CPU of `thread`.
-pub fn kick<T>(thread: &JoinHandle<T>) {
-    if let Err(e) = thread.kill(signal()) {
-        tracing::debug!("kick: {e}");
+/// Kicks the CPU of `thread` until the thread has ended. One kick gets it out of KVM_RUN, but
+/// it may also be just about to wait for a slow reader of the guest's output.
+pub fn until_finished<T>(thread: &JoinHandle<T>) {
+    while !thread.is_finished() {
+        if let Err(e) = thread.kill(signal()) {
+            tracing::debug!("kick: {e}");
+        }
+        sleep(PAUSE);
     }
 }
