@@ -248,12 +248,10 @@ impl Default for Options {
 /// What the processor has and the options allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// VPIDs are used; INVVPID can invalidate one VPID or all of them.
+    /// VPIDs are used; INVVPID can invalidate one of them.
     pub vpid: bool,
     /// INVVPID can invalidate one linear address of a VPID.
     pub invvpid_address: bool,
-    /// INVVPID can invalidate one VPID.
-    pub invvpid_single: bool,
     /// INVVPID can invalidate all VPIDs.
     pub invvpid_all: bool,
     /// INVVPID can invalidate one VPID without its global translations.
@@ -500,7 +498,6 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
     let secondary = msrs.secondary();
     let invvpid = |kind| msrs.ept_vpid_has(ept_vpid::INVVPID | kind);
     let invvpid_single = invvpid(ept_vpid::INVVPID_SINGLE_CONTEXT);
-    let invvpid_all = invvpid(ept_vpid::INVVPID_ALL_CONTEXTS);
 
     // Each level of APIC virtualisation stands on the one before it (SDM vol. 3, section 27.2.1.1).
     let tpr_shadow = options.tpr_shadow && msrs.primary().may_set(primary::TPR_SHADOW);
@@ -519,12 +516,9 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
     let msr_list = (msrs.misc >> misc::MSR_LIST_SHIFT & misc::MSR_LIST_MASK) as u32;
 
     Features {
-        vpid: options.vpid
-            && secondary.may_set(secondary::ENABLE_VPID)
-            && (invvpid_single || invvpid_all),
+        vpid: options.vpid && secondary.may_set(secondary::ENABLE_VPID) && invvpid_single,
         invvpid_address: invvpid(ept_vpid::INVVPID_ADDRESS),
-        invvpid_single,
-        invvpid_all,
+        invvpid_all: invvpid(ept_vpid::INVVPID_ALL_CONTEXTS),
         invvpid_retaining_globals: invvpid(ept_vpid::INVVPID_RETAINING_GLOBALS),
         ept_2m: options.ept_2m && msrs.ept_vpid_has(ept_vpid::PAGE_2M),
         ept_1g: options.ept_1g && msrs.ept_vpid_has(ept_vpid::PAGE_1G),
