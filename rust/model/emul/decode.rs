@@ -133,7 +133,7 @@ impl Decoder<'_> {
             1
         } else if self.rex & rex::W != 0 {
             8
-        } else if wide == self.opsize {
+        } else if wide == self.opsize && entry.flags & table::NO_PREFIX == 0 {
             2
         } else if entry.flags & table::D64 != 0 && self.is_long() {
             8

@@ -127,7 +127,7 @@ pub(super) const MEM: u8 = 1 << 3;
 pub(super) const NO64: u8 = 1 << 4;
 /// Outside 64-bit mode the opcode means something else.
 pub(super) const ONLY64: u8 = 1 << 5;
-/// With 66, F2 or F3 the opcode means something else.
+/// With 66, F2 or F3 the opcode means something else; the operand size is 4 in 16-bit code too.
 pub(super) const NO_PREFIX: u8 = 1 << 6;
 /// With F2 or F3 the opcode means something else.
 pub(super) const NO_REP: u8 = 1 << 7;

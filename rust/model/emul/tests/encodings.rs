@@ -196,6 +196,8 @@ fn memory_operands_of_other_modes() {
                 ("2e 8b 46 00", "Mov2 r0 Cs2[r5]"),
                 ("66 67 8b 04 88", "Mov4 r0 Ds4[r0+r1*4]"),
                 ("a1 34 12", "Mov2 r0 Ds2[+0x1234]"),
+                // MOVNTI has no 16-bit form.
+                ("0f c3 07", "Mov4 Ds2[r3] r0"),
             ],
         );
     }

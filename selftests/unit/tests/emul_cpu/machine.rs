@@ -14,7 +14,8 @@ pub struct Soft {
     pub rflags: u64,
     pub vector: [[u8; 32]; 16],
     pub data: Vec<u8>,
-    pub selectors: [u16; 6],
+    pub mode: Mode,
+    pub segments: [Segment; 6],
     /// REP stops after every iteration whose turn this says, counting down.
     pub stop_after: u32,
     /// After so many more accesses, they need userspace.
@@ -30,10 +31,19 @@ impl Soft {
             rflags: 0,
             vector: [[0; 32]; 16],
             data: vec![0; DATA_LEN],
-            selectors: crate::trampoline::selectors(),
+            mode: Mode::Long,
+            segments: Self::flat_segments(),
             stop_after: 0,
             budget: u32::MAX,
         }
+    }
+
+    /// The segments of 64-bit mode: selectors without bases.
+    pub fn flat_segments() -> [Segment; 6] {
+        crate::trampoline::selectors().map(|selector| Segment {
+            selector,
+            ..Segment::default()
+        })
     }
 
     fn range(&mut self, linear: u64, len: usize, write: bool) -> Result<usize, Stop> {
@@ -74,7 +84,7 @@ impl Machine for Soft {
     }
 
     fn mode(&self) -> Mode {
-        Mode::Long
+        self.mode
     }
 
     fn cpl(&self) -> u8 {
@@ -82,10 +92,7 @@ impl Machine for Soft {
     }
 
     fn segment(&self, reg: SegReg) -> Segment {
-        Segment {
-            selector: self.selectors[reg.index()],
-            ..Segment::default()
-        }
+        self.segments[reg.index()]
     }
 
     fn cr0(&self) -> u64 {

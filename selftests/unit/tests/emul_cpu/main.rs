@@ -9,17 +9,19 @@
 #[path = "../common/rng.rs"]
 mod rng;
 
+mod local;
 mod machine;
 mod random;
 mod trampoline;
 
+use local::Local;
 use machine::Soft;
-use random::{is_vector, Case};
+use random::{is_vector, Case, Place};
 use rng::Rng;
-use trampoline::{Cpu, Outcome, State, DATA};
-use vireo_model::model::emul::{execute, prefix, Done, Insn, Op, Operand, Stop};
+use trampoline::{Cpu, LocalCode, Outcome, State, CODE, DATA};
+use vireo_model::model::emul::{execute, prefix, Done, Insn, Mode, Op, Operand, Stop};
 use vireo_model::model::x86::rflags::{self, AF, CF, OF, PF, SF, STATUS, ZF};
-use vireo_model::model::x86::{vector, Gpr};
+use vireo_model::model::x86::{vector, Gpr, SegReg};
 
 /// Cases of the test that abandons instructions.
 const ABANDONED_CASES: u32 = 100_000;
@@ -115,62 +117,76 @@ fn run_soft(soft: &mut Soft, insn: &Insn, rng: &mut Rng) -> Result<(), Stop> {
     }
 }
 
-#[test]
-fn executes_as_the_cpu_does() {
-    let cases = setting("EMUL_CPU_CASES", 1_000_000);
-    let mut rng = Rng::new(setting("EMUL_CPU_SEED", 1));
-    let mut cpu = Cpu::new();
-    rng.fill(cpu.data());
-    let mut soft = Soft::new();
-    soft.data.copy_from_slice(cpu.data());
-    let mut faults = 0u64;
-    let mut seen = [0u64; Op::MovCr as usize];
-    for number in 0..cases {
-        let rip = cpu.next_rip();
-        let mut state = State::default();
+/// One comparison after the other, in one mode.
+struct Comparison<'a> {
+    cpu: &'a mut Cpu,
+    rng: Rng,
+    soft: Soft,
+    faults: u64,
+    seen: [u64; Op::MovCr as usize],
+}
+
+impl<'a> Comparison<'a> {
+    fn new(cpu: &'a mut Cpu, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        rng.fill(cpu.data());
+        let mut soft = Soft::new();
+        soft.data.copy_from_slice(cpu.data());
+        Self {
+            cpu,
+            rng,
+            soft,
+            faults: 0,
+            seen: [0; Op::MovCr as usize],
+        }
+    }
+
+    /// Runs one random instruction on both and compares.
+    fn step(&mut self, number: u64, code: Option<LocalCode>, mut state: State) {
+        let Self { cpu, rng, soft, .. } = self;
+        let linear = cpu.next_rip();
+        let place = Place {
+            mode: soft.mode,
+            rip: linear - soft.segments[SegReg::Cs.index()].base,
+            segments: soft.segments,
+        };
         let Case {
             bytes,
             insn,
             target,
-        } = random::case(&mut rng, rip, &mut state);
-        seen[insn.op as usize] += 1;
-        prepare(&mut rng, &insn, target, &mut state, &soft);
+        } = random::case(rng, &place, &mut state);
+        self.seen[insn.op as usize] += 1;
+        prepare(rng, &insn, target, &mut state, soft);
         let before = state;
         soft.gpr = state.gpr;
-        soft.rip = rip;
+        soft.rip = place.rip;
         soft.rflags = state.rflags;
         soft.vector = state.vector;
-        let result = run_soft(&mut soft, &insn, &mut rng);
+        let result = run_soft(soft, &insn, rng);
 
         let bytes = &bytes[..usize::from(insn.len)];
         // SAFETY: the cases have no branches, and their addresses are in the buffer or not mapped.
-        let outcome = unsafe { cpu.run(bytes, &mut state) };
+        let outcome = unsafe { cpu.run(bytes, code, &mut state) };
         let context = || {
-            format!(
-                "case {number}: {bytes:02x?} {insn:?}\nbefore {:x?} {:x}",
-                before.gpr, before.rflags
-            )
+            let (gpr, rflags) = (before.gpr, before.rflags);
+            format!("case {number}: {bytes:02x?} {insn:?}\nbefore {gpr:x?} {rflags:x}")
         };
 
         match (result, outcome) {
             (Ok(()), Outcome::Retired) => {
-                assert_eq!(soft.rip, rip + u64::from(insn.len), "{}", context());
+                assert_eq!(soft.rip, place.rip + u64::from(insn.len), "{}", context());
             }
             (Err(stop), Outcome::Signal(signal, offset)) => {
-                faults += 1;
-                assert_eq!(
-                    (signal_of(stop), 0),
-                    (signal, offset),
-                    "{stop:?} {}",
-                    context()
-                );
-                assert_eq!(soft.rip, rip, "{}", context());
+                self.faults += 1;
+                let expected = (signal_of(stop), 0);
+                assert_eq!(expected, (signal, offset), "{stop:?} {}", context());
+                assert_eq!(soft.rip, place.rip, "{}", context());
             }
             _ => panic!("soft {result:?}, cpu {outcome:?}, {}", context()),
         }
         if undefined_result(&insn, &before) {
             soft.data.copy_from_slice(cpu.data());
-            continue;
+            return;
         }
         for n in 0..16 {
             if undefined_register(&insn, &before, n) {
@@ -199,18 +215,86 @@ fn executes_as_the_cpu_does() {
         }
         assert!(soft.data == cpu.data(), "memory, {}", context());
     }
-    if cases >= ENOUGH {
+
+    /// Every operation must have turned up.
+    fn check_coverage(&self) {
         for op in Op::Add as usize..Op::MovCr as usize {
-            let port = (Op::Ins as usize..=Op::Out as usize).contains(&op);
-            let vector = op >= Op::VecLoad as usize && !random::has_avx();
-            assert!(
-                port || vector || seen[op] >= 20,
-                "operation {op} is rare: {}",
-                seen[op]
-            );
+            let absent = match op {
+                _ if op == Op::Movbe as usize => !is_x86_feature_detected!("movbe"),
+                _ if op >= Op::VecLoad as usize => !random::has_avx(),
+                _ => (Op::Ins as usize..=Op::Out as usize).contains(&op),
+            };
+            let times = self.seen[op];
+            assert!(absent || times >= 10, "operation {op} is rare: {times}");
         }
     }
-    println!("{cases} cases, {faults} of them faults, no difference");
+}
+
+#[test]
+fn executes_as_the_cpu_does() {
+    let cases = setting("EMUL_CPU_CASES", 1_000_000);
+    let seed = setting("EMUL_CPU_SEED", 1);
+    let mut cpu = Cpu::new();
+
+    let mut long = Comparison::new(&mut cpu, seed);
+    for number in 0..cases {
+        long.step(number, None, State::default());
+    }
+    println!(
+        "64-bit: {cases} cases, {} faults, no difference",
+        long.faults
+    );
+    if cases >= ENOUGH {
+        long.check_coverage();
+    }
+
+    let Some(local) = Local::new() else {
+        println!("16-bit and 32-bit: skipped, no local descriptor table here");
+        return;
+    };
+    let modes = [
+        (Mode::Protected32, local.code32, local.code_segments[0]),
+        (Mode::Protected16, local.code16, local.code_segments[1]),
+    ];
+    for (mode, code, cs) in modes {
+        let mut narrow = Comparison::new(&mut cpu, seed);
+        narrow.soft.mode = mode;
+        narrow.soft.segments[SegReg::Cs.index()] = cs;
+        for number in 0..cases / 2 {
+            let state = choose_segments(&mut narrow, &local);
+            narrow.step(number, Some(code), state);
+        }
+        println!(
+            "{mode:?}: {} cases, {} faults, no difference",
+            cases / 2,
+            narrow.faults
+        );
+        if cases / 2 >= ENOUGH {
+            narrow.check_coverage();
+        }
+    }
+}
+
+/// Chooses the data segments of the next instruction, mostly those that allow everything.
+fn choose_segments(comparison: &mut Comparison<'_>, local: &Local) -> State {
+    let mut state = State::default();
+    state.use_segments = 1;
+    let registers = [SegReg::Ds, SegReg::Es, SegReg::Ss, SegReg::Gs];
+    for (slot, reg) in state.segments.iter_mut().zip(registers) {
+        let choices = if reg == SegReg::Ss {
+            2
+        } else {
+            local.data.len() as u64
+        };
+        let n = match comparison.rng.below(4) {
+            0 => comparison.rng.below(choices),
+            _ => comparison.rng.below(2),
+        };
+        let segment = local.data[n as usize];
+        *slot = u64::from(segment.selector);
+        comparison.soft.segments[reg.index()] = segment;
+    }
+    state
 }
 
 /// Makes likely what rarely happens by chance.
@@ -253,10 +337,15 @@ fn abandoned_instructions_leave_no_trace() {
     let mut abandoned = 0;
     for number in 0..ABANDONED_CASES {
         let mut state = State::default();
-        let Case { insn, target, .. } = random::case(&mut rng, trampoline::CODE, &mut state);
+        let place = Place {
+            mode: Mode::Long,
+            rip: CODE,
+            segments: soft.segments,
+        };
+        let Case { insn, target, .. } = random::case(&mut rng, &place, &mut state);
         prepare(&mut rng, &insn, target, &mut state, &soft);
         soft.gpr = state.gpr;
-        soft.rip = trampoline::CODE;
+        soft.rip = CODE;
         soft.rflags = state.rflags;
         soft.vector = state.vector;
         // One iteration at a time: those before are committed.

@@ -3,9 +3,9 @@
 //! Random instructions of the supported set, with registers that lead their addresses into the buffer.
 
 use crate::rng::Rng;
-use crate::trampoline::{State, CODE, DATA, DATA_LEN};
+use crate::trampoline::{State, DATA, DATA_LEN};
 use vireo_model::model::emul::{decode, prefix, Insn, Mem, Mode, Op, Operand, MAX_LEN};
-use vireo_model::model::x86::{rflags, Gpr, SegReg};
+use vireo_model::model::x86::{rflags, Gpr, SegReg, Segment};
 
 /// An instruction to be run.
 pub struct Case {
@@ -13,6 +13,23 @@ pub struct Case {
     pub insn: Insn,
     /// The address of the memory operand, if it has one other than by string registers.
     pub target: Option<u64>,
+}
+
+/// Where an instruction is to run.
+pub struct Place {
+    pub mode: Mode,
+    pub rip: u64,
+    pub segments: [Segment; 6],
+}
+
+impl Place {
+    fn base(&self, seg: SegReg) -> u64 {
+        self.segments[seg.index()].base
+    }
+
+    fn is_long(&self) -> bool {
+        self.mode == Mode::Long
+    }
 }
 
 /// Bytes of immediate that may follow.
@@ -39,8 +56,8 @@ impl Draft {
         let bytes = value.to_le_bytes();
         self.bytes[at..at + size].copy_from_slice(&bytes[..size]);
         let shift = 64 - 8 * size as u32;
-        // A 4-byte displacement is sign-extended.
-        ((value << shift) as i64 >> shift) as u64 == value || size == 8
+        // A displacement is sign-extended, which matters if addresses are wider.
+        ((value << shift) as i64 >> shift) as u64 == value || size != 1
     }
 }
 
@@ -63,10 +80,11 @@ fn pick(rng: &mut Rng, from: &[u8]) -> u8 {
 }
 
 /// A one-byte opcode that is neither prefix nor escape.
-fn one_byte(rng: &mut Rng) -> u8 {
+fn one_byte(rng: &mut Rng, long: bool) -> u8 {
     loop {
         match rng.next() as u8 {
-            0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 => {}
+            0x40..=0x4f if long => {}
+            0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 => {}
             0xc4 | 0xc5 | 0xf0 | 0xf2 | 0xf3 => {}
             opcode => return opcode,
         }
@@ -74,7 +92,7 @@ fn one_byte(rng: &mut Rng) -> u8 {
 }
 
 /// Puts prefixes, opcode and operands together.
-fn draft(rng: &mut Rng) -> Draft {
+fn draft(rng: &mut Rng, mode: Mode) -> Draft {
     let mut d = Draft {
         bytes: [0; MAX_LEN + TAIL],
         len: 0,
@@ -95,9 +113,20 @@ fn draft(rng: &mut Rng) -> Draft {
             d.push(byte);
         }
     }
+    let long = mode == Mode::Long;
+    if !long && rng.below(8) == 0 {
+        d.push(pick(rng, &[0x26, 0x36, 0x3e, 0x65]));
+    }
+    let narrow = d.bytes[..d.len].contains(&0x67);
+    let addr_size = match (mode, narrow) {
+        (Mode::Long, false) => 8,
+        (Mode::Long, true) | (Mode::Protected32, false) | (Mode::Protected16, true) => 4,
+        _ => 2,
+    };
     let mut moffs = false;
     if vex {
-        let r = rng.next() as u8 & 0x80;
+        // Outside 64-bit mode these bits tell VEX from LES and LDS.
+        let r = if long { rng.next() as u8 & 0x80 } else { 0x80 };
         let last = 0x78 | rng.next() as u8 & 7;
         if rng.below(2) == 0 {
             d.push(0xc5);
@@ -106,12 +135,13 @@ fn draft(rng: &mut Rng) -> Draft {
         } else {
             d.push(0xc4);
             let map = 1 + u8::from(rng.below(8) == 0);
-            d.push(rng.next() as u8 & 0xe0 | map);
+            let high = if long { rng.next() as u8 & 0xe0 } else { 0xe0 };
+            d.push(high | map);
             d.push(rng.next() as u8 & 0x80 | last);
             d.push(if map == 2 { 0x2a } else { pick(rng, VECTOR) });
         }
     } else {
-        if rng.below(2) == 0 {
+        if long && rng.below(2) == 0 {
             d.push(0x40 | rng.next() as u8 & 15);
         }
         match rng.below(16) {
@@ -125,20 +155,27 @@ fn draft(rng: &mut Rng) -> Draft {
                 d.push(pick(rng, &[0xf0, 0xf1, 0x2a]));
             }
             _ => {
-                let opcode = one_byte(rng);
+                let opcode = one_byte(rng, long);
                 moffs = opcode & 0xfc == 0xa0;
                 d.push(opcode);
             }
         }
     }
     if moffs {
-        let narrow = d.bytes[..d.len].contains(&0x67);
-        d.disp = Some((d.len, if narrow { 4 } else { 8 }));
+        d.disp = Some((d.len, addr_size));
         return d;
     }
     let modrm = rng.next() as u8;
     d.push(modrm);
     let (mode, rm) = (modrm >> 6, modrm & 7);
+    if addr_size == 2 {
+        match (mode, rm) {
+            (0, 6) | (2, _) => d.disp = Some((d.len, 2)),
+            (1, _) => d.disp = Some((d.len, 1)),
+            _ => {}
+        }
+        return d;
+    }
     let mut base = rm;
     if mode != 3 && rm == 4 {
         let sib = rng.next() as u8;
@@ -169,8 +206,8 @@ pub fn value(rng: &mut Rng) -> u64 {
 
 fn runs_here(insn: &Insn) -> bool {
     match insn.op {
-        // The thread's own base is in FS.
-        _ if insn.mem.seg == SegReg::Fs => false,
+        // The thread's own base is in FS, and data in CS would be code.
+        _ if matches!(insn.mem.seg, SegReg::Fs | SegReg::Cs) => false,
         Op::Movbe => is_x86_feature_detected!("movbe"),
         Op::CmpxchgPair if insn.op_size == 8 => is_x86_feature_detected!("cmpxchg16b"),
         Op::Clflush => insn.op_size == 4,
@@ -198,17 +235,17 @@ fn is_string(insn: &Insn) -> bool {
     )
 }
 
-/// A place in the middle of the buffer, aligned to `align`.
+/// A linear address in the middle of the buffer, aligned to `align`.
 fn place(rng: &mut Rng, align: u64) -> u64 {
     let middle = DATA + DATA_LEN as u64 / 4;
     (middle + rng.below(DATA_LEN as u64 / 2)) & !(align - 1)
 }
 
-/// Draws an instruction that will be at `rip`, and its registers, from `state` on.
-pub fn case(rng: &mut Rng, rip: u64, state: &mut State) -> Case {
+/// Draws an instruction that will be at `place`, and its registers, from `state` on.
+pub fn case(rng: &mut Rng, place: &Place, state: &mut State) -> Case {
     loop {
-        let mut d = draft(rng);
-        let Ok(insn) = decode(&d.bytes[..MAX_LEN], Mode::Long) else {
+        let mut d = draft(rng, place.mode);
+        let Ok(insn) = decode(&d.bytes[..MAX_LEN], place.mode) else {
             continue;
         };
         if !runs_here(&insn) {
@@ -218,11 +255,16 @@ pub fn case(rng: &mut Rng, rip: u64, state: &mut State) -> Case {
             state.gpr[n] = value(rng);
         }
         state.rflags = rng.next() & (rflags::STATUS | rflags::DF) | rflags::FIXED | rflags::IF;
-        if let Some(target) = aim(rng, &insn, &mut d, rip, state) {
+        let aimed = aim(rng, &insn, &mut d, place, state);
+        if !place.is_long() {
+            for n in 0..16 {
+                state.gpr[n] &= if n < 8 { 0xffff_ffff } else { 0 };
+            }
+        }
+        if let Some(target) = aimed {
             let mut bytes = [0; MAX_LEN];
             bytes.copy_from_slice(&d.bytes[..MAX_LEN]);
-            let insn = decode(&bytes, Mode::Long).expect("only the displacement changed");
-            assert!(rip + 0x40 <= CODE + 0x1_0000);
+            let insn = decode(&bytes, place.mode).expect("only the displacement changed");
             return Case {
                 bytes,
                 insn,
@@ -232,33 +274,38 @@ pub fn case(rng: &mut Rng, rip: u64, state: &mut State) -> Case {
     }
 }
 
+/// `value` cut to the address size, with garbage above.
+fn with_garbage(rng: &mut Rng, insn: &Insn, value: u64) -> u64 {
+    match insn.addr_size {
+        2 => value & 0xffff | rng.next() & 0xffff_0000,
+        4 => value & 0xffff_ffff | rng.next() << 32,
+        _ => value,
+    }
+}
+
 /// Sets registers and displacement so that memory operands are in the buffer, or says that it can't.
-/// Returns the operand's address, or 0 if there is none.
-fn aim(rng: &mut Rng, insn: &Insn, d: &mut Draft, rip: u64, state: &mut State) -> Option<u64> {
-    let garbage = |rng: &mut Rng| match insn.addr_size {
-        4 => rng.next() << 32,
-        _ => 0,
-    };
+/// Returns the operand's linear address, or 0 if there is none.
+fn aim(rng: &mut Rng, insn: &Insn, d: &mut Draft, at: &Place, state: &mut State) -> Option<u64> {
     if is_string(insn) {
-        for reg in [Gpr::Rsi, Gpr::Rdi] {
-            state.gpr[reg.index()] = place(rng, 1) | garbage(rng);
+        for (reg, seg) in [(Gpr::Rsi, insn.mem.seg), (Gpr::Rdi, SegReg::Es)] {
+            let offset = place(rng, 1) - at.base(seg);
+            state.gpr[reg.index()] = with_garbage(rng, insn, offset);
         }
         if insn.has(prefix::REPE | prefix::REPNE) {
-            state.gpr[Gpr::Rcx.index()] = rng.below(40) | garbage(rng);
+            let count = rng.below(40);
+            state.gpr[Gpr::Rcx.index()] = with_garbage(rng, insn, count);
         }
         return Some(0);
     }
-    if matches!(insn.op, Op::Push | Op::Pop) {
-        state.gpr[Gpr::Rsp.index()] = place(rng, 1);
+    let uses_stack = matches!(insn.op, Op::Push | Op::Pop);
+    if uses_stack {
+        state.gpr[Gpr::Rsp.index()] = place(rng, 1) - at.base(SegReg::Ss);
     }
-    if insn.op == Op::Lea {
+    if insn.op == Op::Lea || insn.dst != Operand::Mem && insn.src != Operand::Mem {
         return Some(0);
     }
-    if insn.dst != Operand::Mem && insn.src != Operand::Mem {
-        return Some(0);
-    }
-    let by_register = matches!(insn.op, Op::Bt | Op::Bts | Op::Btr | Op::Btc);
     let mem = insn.mem;
+    let by_register = matches!(insn.op, Op::Bt | Op::Bts | Op::Btr | Op::Btc);
     if let (true, Operand::Reg(n)) = (by_register, insn.src) {
         if n == mem.base || n == mem.index {
             return None;
@@ -272,41 +319,33 @@ fn aim(rng: &mut Rng, insn: &Insn, d: &mut Draft, rip: u64, state: &mut State) -
         false => 1,
     };
     let target = place(rng, align);
+    let offset = target - at.base(mem.seg);
+    // PUSH and POP use the stack pointer for both.
+    let stack_pointer = Gpr::Rsp as u8;
+    if uses_stack && (mem.base == stack_pointer || mem.index == stack_pointer) {
+        return None;
+    }
+    if mem.index != Mem::NONE && mem.index == mem.base {
+        return None;
+    }
     let index = match mem.index {
         Mem::NONE => 0,
-        n if n == mem.base => return None,
-        n if n == Gpr::Rsp as u8 => return None,
         n => {
-            if insn.op == Op::Push || insn.op == Op::Pop {
-                state.gpr[usize::from(n)] = rng.below(64);
+            if mem.base == Mem::NONE {
+                let small = rng.below(64);
+                state.gpr[usize::from(n)] = with_garbage(rng, insn, small);
+                small << mem.scale
+            } else {
+                state.gpr[usize::from(n)] << mem.scale
             }
-            state.gpr[usize::from(n)] << mem.scale
         }
     };
-    let before = target.wrapping_sub(index);
     let aimed = match mem.base {
-        Mem::NONE if mem.index == Mem::NONE => d.set_disp(target),
-        Mem::NONE => {
-            state.gpr[usize::from(mem.index)] = rng.below(64) | garbage(rng);
-            let index = state.gpr[usize::from(mem.index)] << mem.scale;
-            let disp = target.wrapping_sub(index);
-            d.set_disp(if insn.addr_size == 4 {
-                disp as i32 as u64
-            } else {
-                disp
-            })
-        }
-        Mem::RIP => d.set_disp(target.wrapping_sub(rip + u64::from(insn.len))),
+        Mem::NONE => d.set_disp(offset.wrapping_sub(index)),
+        Mem::RIP => d.set_disp(offset.wrapping_sub(at.rip + u64::from(insn.len))),
         n => {
-            // PUSH and POP use the stack pointer for both.
-            if n == Gpr::Rsp as u8 && matches!(insn.op, Op::Push | Op::Pop) {
-                return None;
-            }
-            state.gpr[usize::from(n)] = before.wrapping_sub(mem.disp);
-            if insn.addr_size == 4 {
-                let low = state.gpr[usize::from(n)] & 0xffff_ffff;
-                state.gpr[usize::from(n)] = low | garbage(rng);
-            }
+            let base = offset.wrapping_sub(index).wrapping_sub(mem.disp);
+            state.gpr[usize::from(n)] = with_garbage(rng, insn, base);
             true
         }
     };

@@ -25,6 +25,16 @@ const CODE_LEN: u64 = 0x1_0000;
 /// Bytes that one instruction takes there, with the jump behind it.
 const CODE_SLOT: u64 = 0x40;
 
+/// Linux's selectors for 64-bit code and for data.
+const USER_CODE: u16 = 0x33;
+const USER_DATA: u16 = 0x2b;
+
+/// In a slot: where 64-bit code jumps to the instruction in compatibility mode, the far pointer for
+/// it, and where the instruction jumps back to.
+const FAR_ENTRY: usize = 0x18;
+const FAR_POINTER: usize = 0x20;
+const FAR_RETURN: usize = 0x28;
+
 /// What the instruction starts with and ends with.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +45,10 @@ pub struct State {
     /// Whether to load and store `vector`.
     pub use_vector: u64,
     entry: u64,
+    /// Whether to load `segments`.
+    pub use_segments: u64,
+    /// Selectors for DS, ES, SS and GS.
+    pub segments: [u64; 4],
     pub vector: [[u8; 32]; 16],
 }
 
@@ -46,6 +60,8 @@ impl Default for State {
             host_rsp: 0,
             use_vector: 0,
             entry: 0,
+            use_segments: 0,
+            segments: [0; 4],
             vector: [[0; 32]; 16],
         }
     }
@@ -86,6 +102,17 @@ global_asm!(
     "vmovups ymm\\r, [rax + 32 * \\r]",
     ".endr",
     "2:",
+    "cmp qword ptr [rdi + {use_segments}], 0",
+    "je 4f",
+    "mov rax, [rdi + {segments}]",
+    "mov ds, eax",
+    "mov rax, [rdi + {segments} + 8]",
+    "mov es, eax",
+    "mov rax, [rdi + {segments} + 24]",
+    "mov gs, eax",
+    "mov rax, [rdi + {segments} + 16]",
+    "mov ss, eax",
+    "4:",
     "mov rax, rdi",
     "push qword ptr [rax + {rflags}]",
     "popfq",
@@ -131,6 +158,15 @@ global_asm!(
     "pop qword ptr [rax + {rflags}]",
     "push 2",
     "popfq",
+    "cmp qword ptr [rax + {use_segments}], 0",
+    "je 5f",
+    "xor ecx, ecx",
+    "mov ds, ecx",
+    "mov es, ecx",
+    "mov gs, ecx",
+    "mov ecx, {user_data}",
+    "mov ss, ecx",
+    "5:",
     "cmp qword ptr [rax + {use_vector}], 0",
     "je 3f",
     "add rax, {vector}",
@@ -150,11 +186,22 @@ global_asm!(
     rflags = const offset_of!(State, rflags),
     use_vector = const offset_of!(State, use_vector),
     vector = const offset_of!(State, vector),
+    use_segments = const offset_of!(State, use_segments),
+    segments = const offset_of!(State, segments),
+    user_data = const USER_DATA,
     entry = const offset_of!(State, entry),
     current = sym CURRENT,
     saved_rax = sym SAVED_RAX,
     target = sym TARGET,
 );
+
+/// A code segment of the local descriptor table; it starts at [`CODE`].
+#[derive(Clone, Copy, Debug)]
+pub struct LocalCode {
+    pub selector: u16,
+    /// 32-bit code, else 16-bit.
+    pub wide: bool,
+}
 
 /// How an instruction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,14 +220,21 @@ extern "C" fn on_signal(signal: i32, _: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel passes a valid context; the statics are only used by this thread.
     unsafe {
         let context = &mut *context.cast::<libc::ucontext_t>();
-        let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
-        if (*rip as u64).wrapping_sub(CODE) >= CODE_LEN {
+        let registers = &mut context.uc_mcontext.gregs;
+        let mut rip = registers[libc::REG_RIP as usize] as u64;
+        let segments = registers[libc::REG_CSGSFS as usize];
+        if segments as u16 != USER_CODE {
+            // The local code segments start there.
+            rip = rip.wrapping_add(CODE);
+        }
+        if rip.wrapping_sub(CODE) >= CODE_LEN {
             // A fault of the test itself.
             libc::abort();
         }
         SIGNAL = signal;
-        SIGNAL_RIP = *rip as u64;
-        *rip = addr_of!(emul_cpu_exit) as i64;
+        SIGNAL_RIP = rip;
+        registers[libc::REG_RIP as usize] = addr_of!(emul_cpu_exit) as i64;
+        registers[libc::REG_CSGSFS as usize] = segments & !0xffff | i64::from(USER_CODE);
     }
 }
 
@@ -228,21 +282,45 @@ impl Cpu {
         CODE + self.slot
     }
 
-    /// Runs the instruction `bytes`, at the address that [`Cpu::next_rip`] returned last.
+    /// Runs the instruction `bytes`, at the address that [`Cpu::next_rip`] returned last: in 64-bit
+    /// mode, or in the code segment `local` in compatibility mode.
     ///
     /// # Safety
     ///
     /// The instruction must not change control flow, and with `state` write nothing but the buffer.
-    pub unsafe fn run(&mut self, bytes: &[u8], state: &mut State) -> Outcome {
+    pub unsafe fn run(
+        &mut self,
+        bytes: &[u8],
+        local: Option<LocalCode>,
+        state: &mut State,
+    ) -> Outcome {
         // JMP through the eight bytes after it.
         const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
         let rip = CODE + self.slot;
         let mut slot = [0xcc; CODE_SLOT as usize];
         let (n, end) = (bytes.len(), addr_of!(emul_cpu_exit) as u64);
         slot[..n].copy_from_slice(bytes);
-        slot[n..n + 6].copy_from_slice(&JUMP);
-        slot[n + 6..n + 14].copy_from_slice(&end.to_le_bytes());
         state.entry = rip;
+        let mut put = |at: usize, bytes: &[u8]| slot[at..at + bytes.len()].copy_from_slice(bytes);
+        let back = match local {
+            None => n,
+            Some(local) => {
+                // JMP FAR through the pointer; then the instruction; then JMP FAR back.
+                let offset = self.slot as u32;
+                put(FAR_ENTRY, &[0xff, 0x2d, 2, 0, 0, 0]);
+                put(FAR_POINTER, &offset.to_le_bytes());
+                put(FAR_POINTER + 4, &local.selector.to_le_bytes());
+                state.entry = rip + FAR_ENTRY as u64;
+                let jump = if local.wide { n } else { n + 1 };
+                put(n, &[0x66]);
+                put(jump, &[0xea]);
+                put(jump + 1, &(rip as u32 + FAR_RETURN as u32).to_le_bytes());
+                put(jump + 5, &USER_CODE.to_le_bytes());
+                FAR_RETURN
+            }
+        };
+        put(back, &JUMP);
+        put(back + 6, &end.to_le_bytes());
         // SAFETY: the slot is mapped and no code runs in it; the caller vouches for the instruction.
         unsafe {
             core::ptr::copy_nonoverlapping(slot.as_ptr(), rip as *mut u8, slot.len());
