@@ -87,7 +87,7 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     /// Sets the status flags and ends the instruction.
-    fn retire_with(&mut self, status: u64) -> Result<Done, Stop> {
+    pub(super) fn retire_with(&mut self, status: u64) -> Result<Done, Stop> {
         self.set_status(status);
         self.retire()
     }

@@ -16,8 +16,10 @@ impl<M: Machine> Exec<'_, M> {
     /// Executes a string instruction, as many iterations of it as are allowed.
     pub(super) fn string(&mut self) -> Result<Done, Stop> {
         if !self.insn.has(prefix::REPE | prefix::REPNE) {
-            self.iteration()?;
-            return self.retire();
+            return match self.iteration()? {
+                None => self.retire(),
+                Some(status) => self.retire_with(status),
+            };
         }
         let size = self.insn.addr_size;
         let mut left = truncate(self.m.gpr(Gpr::Rcx), size);
@@ -25,22 +27,37 @@ impl<M: Machine> Exec<'_, M> {
             return self.retire();
         }
         // A single step traps after each iteration.
-        let rounds = match self.m.rflags() & rflags::TF {
-            0 => MAX_ITERATIONS,
-            _ => 1,
-        };
+        let stepping = self.m.rflags() & rflags::TF != 0;
+        let rounds = if stepping { 1 } else { MAX_ITERATIONS };
+        let mut status = self.m.rflags();
         for _ in 0..rounds {
-            let goes_on = self.iteration()?;
+            let goes_on = match self.iteration()? {
+                None => true,
+                Some(flags) => {
+                    status = flags;
+                    self.goes_on(flags)
+                }
+            };
             left = left.wrapping_sub(1);
             self.set_address_register(Gpr::Rcx, left);
             if left == 0 || !goes_on {
-                return self.retire();
+                return self.retire_with(status);
             }
             if !self.m.next_iteration() {
                 break;
             }
         }
+        // Otherwise this is the same instruction going on, whose flags are not due yet.
+        if stepping {
+            self.set_status(status);
+        }
         Ok(Done::Repeat)
+    }
+
+    /// Whether REPE or REPNE goes on after a comparison.
+    fn goes_on(&self, status: u64) -> bool {
+        let equal = status & rflags::ZF != 0;
+        equal == self.insn.has(prefix::REPE)
     }
 
     /// Writes a register with the address size.
@@ -69,8 +86,9 @@ impl<M: Machine> Exec<'_, M> {
         self.set_address_register(reg, truncate(value, self.insn.addr_size));
     }
 
-    /// Executes and commits one iteration. Returns whether REPE or REPNE would go on after it.
-    fn iteration(&mut self) -> Result<bool, Stop> {
+    /// Executes and commits one iteration. Returns the status flags if it was a comparison: they are
+    /// set at the end, since a fault on the way leaves those of before the instruction.
+    fn iteration(&mut self) -> Result<Option<u64>, Stop> {
         let size = self.insn.op_size;
         let (source, target) = (Gpr::Rsi, Gpr::Rdi);
         match self.insn.op {
@@ -102,13 +120,14 @@ impl<M: Machine> Exec<'_, M> {
                 let b = self.read(second, size, Access::Read)?;
                 self.advance(source);
                 self.advance(target);
-                return Ok(self.compare(a, b));
+                return Ok(Some(alu::sub(a, b, false, size).flags));
             }
             Op::Scas => {
                 let at = self.element(target, Access::Read)?;
                 let b = self.read(at, size, Access::Read)?;
                 self.advance(target);
-                return Ok(self.compare(self.m.gpr(Gpr::Rax), b));
+                let a = self.m.gpr(Gpr::Rax);
+                return Ok(Some(alu::sub(a, b, false, size).flags));
             }
             Op::Ins => {
                 // What a device gives it gives once, so the target is tried first.
@@ -126,14 +145,6 @@ impl<M: Machine> Exec<'_, M> {
             }
             _ => return Err(Stop::Unhandled),
         }
-        Ok(true)
-    }
-
-    /// Sets the flags of `a - b` and returns whether the loop's condition still holds.
-    fn compare(&mut self, a: u64, b: u64) -> bool {
-        let flags = alu::sub(a, b, false, self.insn.op_size).flags;
-        self.set_status(flags);
-        let equal = flags & rflags::ZF != 0;
-        equal == self.insn.has(prefix::REPE)
+        Ok(None)
     }
 }

@@ -109,6 +109,18 @@ fn comparisons_end_early() {
 }
 
 #[test]
+fn a_fault_restores_the_flags_of_before() {
+    let end = RAM + RAM_LEN as u64;
+    let mut pc = pc(0, end - 2, 10).with(Gpr::Rax, 1);
+    pc.rflags |= rflags::ZF | rflags::CF;
+    let before = pc.rflags;
+    let fault = Stop::Fault(Exception::page_fault(end, 0));
+    assert_eq!(pc.run(&[0xf2, 0xae]), Err(fault));
+    assert_eq!(pointers(&pc), (0, end, 8));
+    assert_eq!(pc.rflags, before);
+}
+
+#[test]
 fn a_count_of_zero_does_nothing() {
     let mut pc = pc(u64::MAX, u64::MAX, 0);
     assert_eq!(pc.run(&[0xf3, 0xa4]), Ok(Done::Retired));
