@@ -21,8 +21,15 @@ pub use uabi::{
 use crate::model::exit::{Event, EventKind};
 use crate::model::x86::{vector, Exception};
 
-/// NMIs that can wait while none is being handled.
-const NMI_LIMIT: u8 = 2;
+/// How many NMIs can wait: the processor latches one while one is `in_service`; else two can, the second
+/// of which is latched when the first is taken.
+const fn nmi_limit(in_service: bool) -> u8 {
+    if in_service {
+        1
+    } else {
+        2
+    }
+}
 
 /// What is waiting, one bit each, so that one test tells that nothing is.
 mod work {
@@ -160,17 +167,13 @@ impl Events {
         }
     }
 
-    /// Adds an NMI. While one is `in_service` the processor latches one more, and drops the rest; else
-    /// two can wait, the second of which is latched when the first is taken.
+    /// Adds an NMI, unless as many as the processor remembers wait already. `in_service` tells that one
+    /// is being handled.
     pub fn pend_nmi(&mut self, in_service: bool) {
         let delivering = self
             .reinject
             .is_some_and(|event| event.kind == EventKind::Nmi);
-        let limit = if in_service || delivering {
-            1
-        } else {
-            NMI_LIMIT
-        };
+        let limit = nmi_limit(in_service || delivering);
         self.set_nmis(self.nmis.saturating_add(1).min(limit));
     }
 

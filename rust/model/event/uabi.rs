@@ -2,7 +2,7 @@
 
 //! Saving and restoring events: `KVM_GET_VCPU_EVENTS` and `KVM_SET_VCPU_EVENTS`.
 
-use super::{Events, NMI_LIMIT};
+use super::{nmi_limit, Events};
 use crate::model::errno::Errno;
 use crate::model::exit::{Event, EventKind};
 use crate::model::x86::{vector, Exception};
@@ -233,22 +233,26 @@ impl Events {
         }
 
         let error_code = error_code(&saved.exception);
+        let nmi_injected = saved.nmi.injected != 0;
         let payload =
             (pending && saved.exception_has_payload != 0).then_some(saved.exception_payload);
-        self.set_exception(pending.then_some(Exception {
+        // One event can be delivered again at a time. Where userspace has two, the exception goes first
+        // in either form.
+        let first_time = pending || injected && nmi_injected;
+        self.set_exception(first_time.then_some(Exception {
             vector: number,
             error_code,
             payload,
         }));
-        self.set_reinject(if injected {
+        self.set_reinject(if nmi_injected {
+            Some(Event::nmi())
+        } else if injected {
             Some(Event {
                 kind: EventKind::HardwareException,
                 vector: number,
                 error_code,
                 instruction_length: 0,
             })
-        } else if saved.nmi.injected != 0 {
-            Some(Event::nmi())
         } else {
             None
         });
@@ -258,7 +262,12 @@ impl Events {
             self.queue_interrupt(saved.interrupt.nr);
         }
         if has(VcpuEvents::VALID_NMI_PENDING) {
-            self.set_nmis(saved.nmi.pending.min(NMI_LIMIT));
+            self.set_nmis(
+                saved
+                    .nmi
+                    .pending
+                    .min(nmi_limit(nmi_injected || saved.nmi.masked != 0)),
+            );
         }
         if has(VcpuEvents::VALID_TRIPLE_FAULT) {
             self.set_triple_fault(saved.triple_fault.pending != 0);

@@ -110,7 +110,7 @@ impl MsrFile {
             feature_control: 0,
             power_ctl: 0,
             hwcr: 0,
-            de_cfg: features.de_cfg,
+            de_cfg: 0,
             osvw_length: 0,
             osvw_status: 0,
             mtrrs: Mtrrs::RESET,
@@ -129,6 +129,14 @@ impl MsrFile {
         self.misc_features = 0;
         self.xss = 0;
         self.hwcr = 0;
+    }
+
+    /// Sets the feature MSRs to 0, for userspace that sets them all itself
+    /// (`KVM_X86_QUIRK_STUFF_FEATURE_MSRS` is off).
+    pub fn clear_features(&mut self) {
+        self.microcode = 0;
+        self.arch_capabilities = 0;
+        self.platform_info = 0;
     }
 
     /// Changes what the VM's owner has chosen.

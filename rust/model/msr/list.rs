@@ -116,7 +116,8 @@ pub fn is_immutable_feature(index: u32) -> bool {
     index != msr::IA32_BIOS_SIGN_ID && FEATURES.iter().any(|entry| entry.0 == index)
 }
 
-/// The values of feature MSRs, which a new vCPU starts with.
+/// The values of feature MSRs that the module offers. A new vCPU starts with those of
+/// IA32_ARCH_CAPABILITIES and MSR_PLATFORM_INFO.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeatureMsrs {
     /// The host's microcode revision, as IA32_BIOS_SIGN_ID holds it.

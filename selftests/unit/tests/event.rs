@@ -391,6 +391,27 @@ fn error_codes_are_made_to_fit() {
 }
 
 #[test]
+fn an_exception_and_an_nmi_at_once_are_both_restored() {
+    let mut e = Events::default();
+    let mut saved = VcpuEvents::default();
+    (
+        saved.exception.injected,
+        saved.exception.nr,
+        saved.nmi.injected,
+    ) = (1, vector::UD, 1);
+    saved.flags = VcpuEvents::VALID_NMI_PENDING;
+    saved.nmi.pending = 9;
+    let _ = e.restore(&saved, ALL).unwrap();
+    assert_eq!(
+        e.next(CLOSED, false).inject,
+        Inject::Exception(Exception::ud())
+    );
+    assert_eq!(e.next(CLOSED, false).inject, Inject::Event(Event::nmi()));
+    assert_eq!(e.next(OPEN, false).inject, Inject::Event(Event::nmi()));
+    assert!(e.is_idle(), "one of nine is latched");
+}
+
+#[test]
 fn mp_states() {
     for raw in 0..20 {
         let known = matches!(raw, 0..=4 | 9);
@@ -496,7 +517,10 @@ proptest! {
         // A software interrupt is not saved, because its instruction runs again; and one of two that
         // are cut short at once is not, either, as in KVM's structure.
         let shown = Shown { shadow, nmi_masked: masked, latched_init: init };
-        let saved = e.save(shown, ALL);
+        let mut saved = e.save(shown, ALL);
+        if masked || saved.nmi.injected != 0 {
+            saved.nmi.pending = saved.nmi.pending.min(1);
+        }
         let mut copy = Events::default();
         let restored = copy.restore(&saved, ALL).unwrap();
         prop_assert_eq!(restored.shadow, Some(shadow));

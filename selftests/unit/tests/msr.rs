@@ -661,6 +661,20 @@ fn feature_registers() {
 }
 
 #[test]
+fn feature_registers_may_start_empty() {
+    let mut w = world();
+    assert_eq!(w.value(msr::IA32_ARCH_CAPABILITIES), 0x21);
+    w.file.clear_features();
+    for index in [
+        msr::IA32_BIOS_SIGN_ID,
+        msr::IA32_ARCH_CAPABILITIES,
+        msr::MSR_PLATFORM_INFO,
+    ] {
+        assert_eq!(w.value(index), 0, "{index:#x}");
+    }
+}
+
+#[test]
 fn quiet_registers() {
     let mut w = world();
     for index in [
@@ -723,7 +737,8 @@ fn registers_held_elsewhere() {
 #[test]
 fn amd_registers() {
     let mut amd = world_of(&AMD, &provides(), |_| true);
-    assert_eq!(amd.value(msr::AMD64_DE_CFG), 2);
+    assert_eq!(amd.value(msr::AMD64_DE_CFG), 0);
+    assert!(amd.write(msr::AMD64_DE_CFG, 2, G).is_ok());
     assert_eq!(amd.write(msr::AMD64_DE_CFG, 1, G), Err(MsrError::Gp));
     assert!(amd.write(msr::AMD64_OSVW_ID_LENGTH, 4, G).is_ok());
     assert_eq!(amd.value(msr::AMD64_OSVW_ID_LENGTH), 4);
