@@ -62,7 +62,7 @@ impl Irqchip {
         let line = ioapic.set_irq(pin, 0, level);
         let mut accepted = 0;
         if let Line::Deliver(message) = line {
-            accepted = deliver(vcpus, &message);
+            accepted = deliver(vcpus, &message).unwrap_or(0);
             if accepted == 0 {
                 ioapic.not_accepted(pin);
             }
@@ -75,7 +75,7 @@ impl Irqchip {
         if eoi.broadcast {
             self.ioapic
                 .lock()
-                .eoi(eoi.vector, |_pin, message| deliver(vcpus, &message) != 0);
+                .eoi(eoi.vector, |_pin, message| is_taken(vcpus, &message));
         }
     }
 
@@ -97,13 +97,13 @@ impl Irqchip {
             Effect::None => {}
             Effect::Entry(write) => {
                 if let Some(message) = write.deliver {
-                    if deliver(vcpus, &message) == 0 {
+                    if !is_taken(vcpus, &message) {
                         ioapic.not_accepted(write.pin);
                     }
                 }
             }
             Effect::Eoi(vector) => {
-                ioapic.eoi(vector, |_pin, message| deliver(vcpus, &message) != 0);
+                ioapic.eoi(vector, |_pin, message| is_taken(vcpus, &message));
             }
         }
     }
@@ -117,35 +117,45 @@ impl Irqchip {
     pub(crate) fn set_ioapic_state(&self, vcpus: &VcpuTable, state: &IoapicState) {
         self.ioapic
             .lock()
-            .set_state(state, |_pin, message| deliver(vcpus, &message) != 0);
+            .set_state(state, |_pin, message| is_taken(vcpus, &message));
     }
 }
 
-/// Sends a device's message. Returns how many vCPUs took it.
-pub(crate) fn deliver(vcpus: &VcpuTable, message: &Message) -> i32 {
-    if message.to_one() {
-        let candidates = vcpus
+/// Sends a device's message. Returns how many vCPUs took it, or `None` when it is addressed to none.
+pub(crate) fn deliver(vcpus: &VcpuTable, message: &Message) -> Option<i32> {
+    let addressed = |vcpu: &VcpuShared| {
+        let (dest, mode) = (message.dest, message.dest_mode);
+        vcpu.identity().matches(dest, mode, Sender::Device)
+    };
+    let taking = || {
+        vcpus
             .iter()
+            .filter(|vcpu| vcpu.identity().takes(message, Sender::Device))
+    };
+    if !vcpus.iter().any(|vcpu| addressed(vcpu)) {
+        return None;
+    }
+    if message.to_one() {
+        let candidates = taking()
             .enumerate()
-            .filter(|(_, vcpu)| takes(vcpu, message))
             .map(|(index, _)| Candidate { index, ppr: 0 });
         let chosen = arbitrate(message.vector, candidates);
-        if let Some(vcpu) = chosen.and_then(|index| vcpus.iter().nth(index)) {
-            post(vcpu, message.delivery, message.vector, message.trigger);
-            return 1;
-        }
-        return 0;
+        let Some(vcpu) = chosen.and_then(|index| taking().nth(index)) else {
+            return Some(0);
+        };
+        post(vcpu, message.delivery, message.vector, message.trigger);
+        return Some(1);
     }
     let mut count = 0;
-    for vcpu in vcpus.iter().filter(|vcpu| takes(vcpu, message)) {
+    for vcpu in taking() {
         post(vcpu, message.delivery, message.vector, message.trigger);
         count += 1;
     }
-    count
+    Some(count)
 }
 
-fn takes(vcpu: &VcpuShared, message: &Message) -> bool {
-    vcpu.identity().takes(message, Sender::Device)
+fn is_taken(vcpus: &VcpuTable, message: &Message) -> bool {
+    deliver(vcpus, message).is_some_and(|count| count != 0)
 }
 
 /// Sends an inter-processor interrupt of vCPU `sender`.

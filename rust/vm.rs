@@ -185,13 +185,9 @@ impl Vm {
             return Err(EINVAL);
         }
         let message = msi::decode(msi.address_lo, msi.address_hi, msi.data, false)?;
-        let count = irqchip::deliver(&self.memory().vcpus, &message);
-        // As with KVM: nobody there to take it is -1, which the caller sees as EPERM.
-        if count == 0 {
-            Err(EPERM)
-        } else {
-            Ok(count as isize)
-        }
+        // As with KVM: a message to nobody is -1, which the caller sees as EPERM.
+        let count = irqchip::deliver(&self.memory().vcpus, &message).ok_or(EPERM)?;
+        Ok(count as isize)
     }
 
     fn get_irqchip(&self, arg: usize) -> Result {

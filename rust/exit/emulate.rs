@@ -159,7 +159,7 @@ impl State {
                 .and_then(|insn| emul::execute(&mut machine, &insn));
             let length = machine.fetched();
             let again = machine.again();
-            if result.is_ok() {
+            if result.is_ok() || machine.iterated() {
                 machine.commit();
             }
             match result {

@@ -52,6 +52,7 @@ pub(super) struct VcpuMachine<'a> {
     rip: u64,
     rflags: u64,
     retired: bool,
+    iterated: bool,
     segments: [Segment; SegReg::COUNT],
     cr0: u64,
     cr4: u64,
@@ -85,6 +86,7 @@ impl<'a> VcpuMachine<'a> {
             rip: context.rip,
             rflags: context.rflags,
             retired: false,
+            iterated: false,
             segments: context.segments,
             cr0: context.cr0,
             cr4: context.cr4,
@@ -122,6 +124,12 @@ impl<'a> VcpuMachine<'a> {
     /// Returns how many bytes of the instruction have been fetched.
     pub(super) fn fetched(&self) -> usize {
         self.fetched
+    }
+
+    /// Whether an iteration of a string instruction is complete, so that the registers count even when a
+    /// later one stopped.
+    pub(super) fn iterated(&self) -> bool {
+        self.iterated
     }
 
     /// Whether the emulation stopped for something that will have passed when the guest tries again.
@@ -336,6 +344,7 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn next_iteration(&mut self) -> bool {
+        self.iterated = true;
         self.state.emulation.committed() && self.state.may_repeat()
     }
 }

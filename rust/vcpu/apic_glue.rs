@@ -47,6 +47,9 @@ impl Clock for VcpuClock {
 /// TSC ticks that a deadline may be ahead when it is turned into time; a longer wait is cut into pieces.
 const MAX_TICKS: u64 = 1 << 40;
 
+/// Bits of IA32_APIC_BASE that are reserved whatever the width of addresses: 7:0 and 9.
+const APIC_BASE_RESERVED: u64 = 0x2ff;
+
 /// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -198,6 +201,9 @@ impl State {
     /// Sets IA32_APIC_BASE.
     pub(crate) fn set_apic_base(&mut self, value: u64, initiator: Initiator) -> Result<(), Gp> {
         let Some(lapic) = &mut self.lapic else {
+            if value & (self.guest.reserved_gpa_bits() | APIC_BASE_RESERVED) != 0 {
+                return Err(Gp);
+            }
             self.apic_base = value;
             return Ok(());
         };

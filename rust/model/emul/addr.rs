@@ -9,6 +9,10 @@ use super::{Access, Machine, Mode, Stop};
 use crate::model::addr::PAGE_SIZE;
 use crate::model::x86::{ar, cr0, is_canonical, rflags, vector, Exception, Gpr, SegReg, Segment};
 
+/// The largest access that is checked for alignment in bytes. For larger ones it is the processor's
+/// choice (SDM vol. 3, 6.15, "Interrupt 17"), or they have rules of their own.
+const LARGEST_CHECKED: u64 = 8;
+
 /// The privilege level at which alignment is checked.
 const USER: u8 = 3;
 
@@ -178,7 +182,7 @@ impl<M: Machine> Exec<'_, M> {
         let len = u64::from(len);
         let address = linear(self.m, self.insn.mode, seg, offset, len, access)?;
         let misaligned = address & len.wrapping_sub(1) != 0;
-        if misaligned && len.is_power_of_two() && self.checks_alignment() {
+        if misaligned && len <= LARGEST_CHECKED && self.checks_alignment() {
             return Err(Stop::Fault(Exception::ac()));
         }
         Ok(address)
