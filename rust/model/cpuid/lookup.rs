@@ -85,6 +85,18 @@ const fn bucket(function: u32) -> usize {
 ///
 /// `index` must be the one of `entries`, and [`refresh`](super::refresh) must have run since a register
 /// that the entries follow has changed.
+///
+/// ```
+/// use vireo_model::model::cpuid::{lookup, CpuidEntry, Index, Regs};
+///
+/// let top = Regs { eax: 1, ..Regs::default() };
+/// let leaf1 = Regs { eax: 0x306d4, ..Regs::default() };
+/// let entries = [CpuidEntry::new(0, 0, top), CpuidEntry::new(1, 0, leaf1)];
+/// let mut index = Index::EMPTY;
+/// index.rebuild(&entries);
+/// assert_eq!(lookup(&entries, &index, 1, 0), leaf1);
+/// assert_eq!(lookup(&entries, &index, 0x1000, 0), leaf1, "above the highest leaf");
+/// ```
 #[inline]
 pub fn lookup(entries: &[CpuidEntry], index: &Index, function: u32, subleaf: u32) -> Regs {
     match index.find(entries, function, subleaf) {

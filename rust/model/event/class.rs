@@ -33,6 +33,15 @@ const fn class(vector: u8) -> Class {
 }
 
 /// Combines the exception `second` with `first`, whose delivery raised it.
+///
+/// ```
+/// use vireo_model::model::event::{combine, Combined};
+/// use vireo_model::model::x86::vector;
+///
+/// assert_eq!(combine(vector::PF, vector::PF), Combined::DoubleFault);
+/// assert_eq!(combine(vector::DF, vector::PF), Combined::TripleFault);
+/// assert_eq!(combine(vector::DB, vector::PF), Combined::Serial);
+/// ```
 pub const fn combine(first: u8, second: u8) -> Combined {
     if first == vector::DF {
         return match class(second) {

@@ -6,6 +6,16 @@ use super::{GfnRange, Slot};
 use crate::model::addr::{Gfn, Hva};
 
 /// Returns the position of the slot that holds `gfn`.
+///
+/// ```
+/// use vireo_model::model::addr::{Gfn, Hva};
+/// use vireo_model::model::memslot::{find, Slot};
+///
+/// let slots = [Slot { base_gfn: Gfn::new(0x100), npages: 16, hva: Hva::new(0x10000), ..Slot::default() }];
+/// assert_eq!(find(&slots, Gfn::new(0x10f)), Some(0));
+/// assert_eq!(find(&slots, Gfn::new(0x110)), None);
+/// assert_eq!(slots[0].hva_of(Gfn::new(0x101)), Some(Hva::new(0x11000)));
+/// ```
 pub fn find(slots: &[Slot], gfn: Gfn) -> Option<usize> {
     let position = slots
         .partition_point(|slot| slot.base_gfn <= gfn)

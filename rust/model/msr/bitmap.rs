@@ -41,6 +41,15 @@ impl Access {
 }
 
 /// Lets the guest access `msr` without an exit. MSRs outside the two ranges always exit.
+///
+/// ```
+/// use vireo_model::model::msr::{allow, is_intercepted, Access, MSR_BITMAP_SIZE};
+///
+/// let mut bitmap = [0xff; MSR_BITMAP_SIZE];
+/// allow(&mut bitmap, 0xc000_0100, Access::Read);
+/// assert!(!is_intercepted(&bitmap, 0xc000_0100, Access::Read));
+/// assert!(is_intercepted(&bitmap, 0xc000_0100, Access::Write));
+/// ```
 pub fn allow(bitmap: &mut [u8; MSR_BITMAP_SIZE], msr: u32, access: Access) {
     change(bitmap, msr, access, |byte, mask| *byte &= !mask);
 }

@@ -12,6 +12,14 @@ pub struct XsetbvFault;
 ///
 /// x87 state is always on; AVX needs SSE; MPX, AVX-512 and AMX are on or off as groups, and AVX-512 needs
 /// AVX.
+///
+/// ```
+/// use vireo_model::model::xstate::{bit, xcr0_valid};
+///
+/// let offered = bit::LEGACY | bit::AVX;
+/// assert!(xcr0_valid(bit::X87, offered));
+/// assert!(!xcr0_valid(bit::X87 | bit::AVX, offered), "AVX needs SSE");
+/// ```
 pub const fn xcr0_valid(value: u64, supported: u64) -> bool {
     if value & bit::X87 == 0 || value & !(supported | bit::X87) != 0 {
         return false;
