@@ -64,7 +64,7 @@ pub enum Vendor {
 }
 
 /// What a vCPU may use, derived from its CPUID entries and from what the module offers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guest {
     words: [u32; WORDS],
     /// Whose rules apply.
@@ -79,6 +79,20 @@ pub struct Guest {
     pub paravirt: u32,
 }
 
+impl Default for Guest {
+    /// The model of a vCPU that has no entries yet.
+    fn default() -> Self {
+        Self {
+            words: [0; WORDS],
+            vendor: Vendor::Intel,
+            phys_bits: DEFAULT_PHYS_BITS,
+            xcr0: 0,
+            xss: 0,
+            paravirt: 0,
+        }
+    }
+}
+
 impl Guest {
     /// Derives the guest's model from `entries`.
     ///
@@ -91,10 +105,7 @@ impl Guest {
         if !matches!(linear, 0 | 48 | 57) {
             return Err(Errno::Invalid);
         }
-        let mut guest = Self {
-            phys_bits: DEFAULT_PHYS_BITS,
-            ..Self::default()
-        };
+        let mut guest = Self::default();
         for (slot, word) in guest.words.iter_mut().zip(Word::ALL) {
             let (function, index) = word.leaf();
             if let Some(entry) = find(entries, function, index) {
