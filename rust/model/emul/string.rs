@@ -112,12 +112,11 @@ impl<M: Machine> Exec<'_, M> {
                 self.advance(source);
             }
             Op::Cmps => {
-                let (first, second) = (
-                    self.element(source, Access::Read)?,
-                    self.element(target, Access::Read)?,
-                );
-                let a = self.read(first, size, Access::Read)?;
+                // The second operand first, as the order of their faults shows.
+                let second = self.element(target, Access::Read)?;
+                let first = self.element(source, Access::Read)?;
                 let b = self.read(second, size, Access::Read)?;
+                let a = self.read(first, size, Access::Read)?;
                 self.advance(source);
                 self.advance(target);
                 return Ok(Some(alu::sub(a, b, false, size).flags));

@@ -64,7 +64,7 @@ fn two_reads_are_asked_in_order() {
     assert_eq!(pc.gpr[Gpr::Rsi.index()], DEVICE);
     pc.answers.push(5);
     assert_eq!(pc.again(), Ok(Done::Retired));
-    let expected = [Event::Read(DEVICE, 4), Event::Read(DEVICE + 0x100, 4)];
+    let expected = [Event::Read(DEVICE + 0x100, 4), Event::Read(DEVICE, 4)];
     assert_eq!(pc.events, expected);
     assert_eq!(pc.rflags & rflags::ZF, rflags::ZF);
     assert_eq!(pc.gpr[Gpr::Rdi.index()], DEVICE + 0x104);

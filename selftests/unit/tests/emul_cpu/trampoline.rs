@@ -35,6 +35,9 @@ const FAR_ENTRY: usize = 0x18;
 const FAR_POINTER: usize = 0x20;
 const FAR_RETURN: usize = 0x28;
 
+/// In a slot: the address of the common exit.
+const EXIT_POINTER: usize = 0x38;
+
 /// What the instruction starts with and ends with.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -294,8 +297,6 @@ impl Cpu {
         local: Option<LocalCode>,
         state: &mut State,
     ) -> Outcome {
-        // JMP through the eight bytes after it.
-        const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
         let rip = CODE + self.slot;
         let mut slot = [0xcc; CODE_SLOT as usize];
         let (n, end) = (bytes.len(), addr_of!(emul_cpu_exit) as u64);
@@ -319,8 +320,12 @@ impl Cpu {
                 FAR_RETURN
             }
         };
-        put(back, &JUMP);
-        put(back + 6, &end.to_le_bytes());
+        // JMP through a pointer, which is aligned in case that matters to the instruction.
+        put(
+            back,
+            &[0xff, 0x25, (EXIT_POINTER - back - 6) as u8, 0, 0, 0],
+        );
+        put(EXIT_POINTER, &end.to_le_bytes());
         // SAFETY: the slot is mapped and no code runs in it; the caller vouches for the instruction.
         unsafe {
             core::ptr::copy_nonoverlapping(slot.as_ptr(), rip as *mut u8, slot.len());
