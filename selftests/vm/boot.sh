@@ -11,8 +11,8 @@ kernel=$("$vm_dir/guest.sh" "$guest")
 [ -x "$vmm" ] || "$vm_dir/cargo.sh" "$top/userspace-vmm"
 
 options=(--backend "$backend" --add "$kernel:/guest/kernel" --add "$build/guest/initrd:/guest/initrd"
-	--add "$vm_dir/boot-guest:/guest/boot" --timeout $((300 + 60 * rounds)))
-[ "$guest" != debian ] || options+=(--timeout 900)
+	--add "$vm_dir/boot-guest:/guest/boot" --timeout $((600 + 120 * rounds)))
+[ "$guest" != debian ] || options+=(--timeout 1800)
 mkdir -p "$build/logs"
 log=$build/logs/boot-$backend-$guest-$mode.log
 if [ "$mode" = shell ]; then
