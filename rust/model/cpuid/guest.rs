@@ -175,8 +175,8 @@ impl Guest {
         }
     }
 
-    /// Returns the width of the widest linear addresses the guest may use, in bits. MSRs and descriptor
-    /// tables are checked against it whatever CR4.LA57 says (SDM vol. 3 section 4.5.1).
+    /// Returns the width of the widest linear addresses the guest may use, in bits. MSRs are checked
+    /// against it whatever CR4.LA57 says.
     pub fn linear_bits(&self) -> u8 {
         if self.has(Feature::LA57) {
             LINEAR_5_LEVEL

@@ -409,6 +409,7 @@ impl MsrFile {
 }
 
 /// Returns where a register is held, unless that is the file.
+#[inline(always)]
 fn place(index: u32, ctx: &Ctx<'_>) -> Option<Place> {
     Some(match index {
         X2APIC_FIRST..=X2APIC_LAST => Place::X2apic((index - X2APIC_FIRST) as u8),
