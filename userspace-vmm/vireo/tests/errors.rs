@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{elf, finish, run, TempFile};
+use common::{elf, finish, program, run, TempFile};
 
 /// Runs with `args` and expects exit status 1 and one line that contains all of `parts`.
 fn fails(args: &[&str], parts: &[&str]) {
@@ -58,10 +58,7 @@ fn not_a_kernel() {
 
 #[test]
 fn this_program_is_not_a_kernel() {
-    fails(
-        &["run", "--kernel", env!("CARGO_BIN_EXE_vireo")],
-        &["kernel", "ELF"],
-    );
+    fails(&["run", "--kernel", &program()], &["kernel", "ELF"]);
 }
 
 #[test]
@@ -170,7 +167,7 @@ fn no_permission() {
         eprintln!("skipped: cannot make a device node here");
         return;
     }
-    let copy = TempFile::new(&std::fs::read(env!("CARGO_BIN_EXE_vireo")).unwrap());
+    let copy = TempFile::new(&std::fs::read(program()).unwrap());
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(copy.path(), mode).unwrap();
     let mut command = std::process::Command::new(copy.path());

@@ -8,8 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// The program under test: VIREO_BIN, for test programs that were copied elsewhere, or cargo's.
+pub fn program() -> String {
+    std::env::var("VIREO_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_vireo").into())
+}
+
 pub fn vireo() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vireo"));
+    let mut command = Command::new(program());
     command.stdin(Stdio::null());
     command
 }
