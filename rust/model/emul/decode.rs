@@ -3,7 +3,7 @@
 //! From bytes to [`Insn`] (SDM vol. 2, ch. 2).
 
 use super::insn::{prefix, Insn, Op, Operand};
-use super::modrm::{rex, Decoder};
+use super::modrm::{rex, Decoder, ModRm};
 use super::table::{self, Entry, Form};
 use super::{vector, Mode};
 use crate::model::x86::{Gpr, SegReg};
@@ -27,6 +27,18 @@ pub enum DecodeError {
 /// Decodes the instruction at the start of `bytes`, of which at most [`MAX_LEN`] count.
 ///
 /// The length of the result never exceeds that of `bytes`.
+///
+/// ```
+/// use vireo_model::model::emul::{decode, DecodeError, Mode, Op, Operand};
+///
+/// // mov [rdi + 0x80], eax
+/// let insn = decode(&[0x89, 0x87, 0x80, 0, 0, 0], Mode::Long).unwrap();
+/// assert_eq!((insn.op, insn.op_size, insn.len), (Op::Mov, 4, 6));
+/// assert_eq!((insn.dst, insn.src), (Operand::Mem, Operand::Reg(0)));
+/// assert_eq!((insn.mem.base, insn.mem.disp), (7, 0x80));
+///
+/// assert_eq!(decode(&[0x89, 0x87], Mode::Long), Err(DecodeError::Truncated));
+/// ```
 pub fn decode(bytes: &[u8], mode: Mode) -> Result<Insn, DecodeError> {
     let mut d = Decoder::new(bytes, mode);
     d.decode()?;
@@ -193,9 +205,12 @@ impl Decoder<'_> {
         let size = self.insn.op_size;
         // Only MOV to a register has an immediate of 8 bytes.
         let imm_size = if size == 8 { 4 } else { size };
+        let m = match entry.form.has_modrm() {
+            true => self.modrm_inline()?,
+            false => ModRm::default(),
+        };
         match entry.form {
             Form::Mr | Form::Mri8 | Form::MrCl => {
-                let m = self.modrm()?;
                 self.insn.dst = self.rm(m, size);
                 self.insn.src = self.reg(m.reg, size);
                 match entry.form {
@@ -205,7 +220,6 @@ impl Decoder<'_> {
                 }
             }
             Form::Rm | Form::Rmi | Form::Rmi8 => {
-                let m = self.modrm()?;
                 if matches!(entry.op, Op::Movzx | Op::Movsx) {
                     // B6 and BE have a byte as source, B7 and BF a word, 63 a double word.
                     self.insn.src_size = match opcode {
@@ -226,7 +240,6 @@ impl Decoder<'_> {
                 }
             }
             Form::M | Form::Mi | Form::Mi8 | Form::Mu8 | Form::M1 | Form::MCl => {
-                let m = self.modrm()?;
                 self.insn.dst = self.rm(m, size);
                 match entry.form {
                     Form::Mi => self.immediate(imm_size)?,
@@ -241,7 +254,6 @@ impl Decoder<'_> {
                 }
             }
             Form::Ms => {
-                let m = self.modrm()?;
                 let seg = SegReg::from_number(m.reg & 7).ok_or(DecodeError::Invalid)?;
                 self.insn.dst = self.rm(m, size);
                 (self.insn.src, self.insn.src_size) = (Operand::Seg(seg), 2);

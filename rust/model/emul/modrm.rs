@@ -33,7 +33,7 @@ pub(super) struct Decoder<'a> {
 }
 
 /// A decoded ModRM byte.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct ModRm {
     /// The reg field with its REX bit.
     pub(super) reg: u8,
@@ -138,8 +138,14 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads the ModRM byte and what belongs to it.
-    #[inline]
+    #[inline(never)]
     pub(super) fn modrm(&mut self) -> Result<ModRm, DecodeError> {
+        self.modrm_inline()
+    }
+
+    /// [`Decoder::modrm`] for the one place where speed matters.
+    #[inline(always)]
+    pub(super) fn modrm_inline(&mut self) -> Result<ModRm, DecodeError> {
         let byte = self.u8()?;
         let (mode, rm) = (byte >> 6, byte & 7);
         let modrm = ModRm {

@@ -83,6 +83,13 @@ pub(super) enum Form {
     ToCr,
 }
 
+impl Form {
+    /// Whether a ModRM byte comes first.
+    pub(super) fn has_modrm(self) -> bool {
+        self >= Self::Mr && self <= Self::Ms
+    }
+}
+
 /// The opcode groups in [`GROUPS`].
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]

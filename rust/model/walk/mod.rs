@@ -195,6 +195,39 @@ impl Path {
 
 /// Translates the linear address `gva`, which the caller has found canonical; outside the 64-bit
 /// formats only its low 32 bits count.
+///
+/// ```
+/// use vireo_model::model::addr::Gpa;
+/// use vireo_model::model::walk::{walk, AccessKind, Config, GuestMemory, Request};
+///
+/// /// One page of RAM, of which the first entry matters.
+/// struct Table(u64);
+///
+/// impl GuestMemory for Table {
+///     fn read_u32(&mut self, _: Gpa) -> Option<u32> {
+///         None
+///     }
+///     fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
+///         (gpa == Gpa::new(0x1000)).then_some(self.0)
+///     }
+///     fn cmpxchg_u32(&mut self, _: Gpa, _: u32, _: u32) -> Option<bool> {
+///         None
+///     }
+///     fn cmpxchg_u64(&mut self, _: Gpa, old: u64, new: u64) -> Option<bool> {
+///         let same = self.0 == old;
+///         self.0 = if same { new } else { self.0 };
+///         Some(same)
+///     }
+/// }
+///
+/// // CR0.PG, CR3, CR4.PAE, EFER.LMA: 4-level paging; the entry points at its own page.
+/// let config = Config::new(1 << 31, 0x1000, 1 << 5, 1 << 10, 0, 40, true);
+/// let mut table = Table(0x1003);
+/// let found = walk(&config, &mut table, 0x234, Request::implicit(AccessKind::Write)).unwrap();
+/// assert_eq!(found.gpa, Gpa::new(0x1234));
+/// // Accessed and dirty.
+/// assert_eq!(table.0, 0x1063);
+/// ```
 pub fn walk<G: GuestMemory>(
     config: &Config,
     memory: &mut G,

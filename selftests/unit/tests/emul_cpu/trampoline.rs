@@ -40,7 +40,7 @@ const EXIT_POINTER: usize = 0x38;
 
 /// What the instruction starts with and ends with.
 #[repr(C, align(64))]
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct State {
     pub gpr: [u64; 16],
     pub rflags: u64,
@@ -53,21 +53,6 @@ pub struct State {
     /// Selectors for DS, ES, SS and GS.
     pub segments: [u64; 4],
     pub vector: [[u8; 32]; 16],
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            gpr: [0; 16],
-            rflags: 0,
-            host_rsp: 0,
-            use_vector: 0,
-            entry: 0,
-            use_segments: 0,
-            segments: [0; 4],
-            vector: [[0; 32]; 16],
-        }
-    }
 }
 
 /// The state that is in use while an instruction runs.
