@@ -17,7 +17,8 @@
 //!   instruction has been committed.
 //!
 //! A string instruction with REP is a loop of such instructions: [`Machine::next_iteration`] says that
-//! one is committed, and the answers kept so far belong to it.
+//! one is committed, and the answers kept so far belong to it. The flags of CMPS and SCAS are set when
+//! the loop ends: a fault on the way leaves those of before (SDM vol. 2, "REP").
 //!
 //! # Undefined flags
 //!

@@ -21,13 +21,19 @@ impl Rng {
     }
 
     /// A number below `n`.
-    #[allow(dead_code, reason = "not every test that includes this file draws numbers")]
+    #[allow(
+        dead_code,
+        reason = "not every test that includes this file draws numbers"
+    )]
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
     /// Fills `bytes`.
-    #[allow(dead_code, reason = "not every test that includes this file fills bytes")]
+    #[allow(
+        dead_code,
+        reason = "not every test that includes this file fills bytes"
+    )]
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
