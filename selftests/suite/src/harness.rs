@@ -198,7 +198,7 @@ pub fn run_all(tests: &[&Test]) -> bool {
             }
         }
         let took = start.elapsed();
-        if took > Duration::from_secs(1) {
+        if took > Duration::from_millis(400) {
             note(format!("{name} took {}.{} s", took.as_secs(), took.subsec_millis() / 100));
         }
     }

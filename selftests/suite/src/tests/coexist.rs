@@ -41,6 +41,7 @@ fn kvm_machine(code: &[u8]) -> Result<Machine, Outcome> {
 
 guest!(own_memory:
     // Fills 64 pages with RDI and checks them for ever; counts rounds in R14.
+    "sti",
     "2:",
     "mov eax, 0x100000", "mov ecx, 64",
     "3: mov [rax], rdi", "add rax, 0x1000", "dec ecx", "jnz 3b",
@@ -168,6 +169,7 @@ fn coexist_kvm_same_addresses() -> TestResult {
 }
 
 guest!(coexist_spin:
+    "sti",
     "2: inc qword ptr [DATA]",
     "jmp 2b",
 );
@@ -196,7 +198,7 @@ fn coexist_kvm_create_destroy() -> TestResult {
                 Ok(())
             });
             while !stop.load(Ordering::Relaxed) && !worker.is_finished() {
-                alarm(Duration::from_millis(3), Duration::ZERO);
+                alarm(Duration::from_millis(3), Duration::from_millis(3));
                 match stays.vcpu.run() {
                     Err(error) if error.errno.0 == libc::EINTR => {}
                     other => return crate::harness::fail(format!("unexpected {other:x?}")),

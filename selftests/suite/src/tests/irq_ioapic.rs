@@ -249,13 +249,13 @@ fn irq_wakes_halted_vcpu() -> TestResult {
 fn irq_mp_state() -> TestResult {
     let mut m = Machine::irqchip(halt_loop())?;
     catch_signal(libc::SIGALRM);
-    alarm(Duration::from_millis(20), Duration::ZERO);
+    alarm(Duration::from_millis(20), Duration::from_millis(20));
     check_errno!(m.vcpu.run(), libc::EINTR, "sleep in HLT");
     check_eq!(m.vcpu.mp_state()?.mp_state, kb::KVM_MP_STATE_HALTED);
     let rip = m.vcpu.regs()?.rip;
     // Made runnable it goes behind the HLT and sleeps again.
     m.vcpu.set_mp_state(&kb::kvm_mp_state { mp_state: kb::KVM_MP_STATE_RUNNABLE })?;
-    alarm(Duration::from_millis(20), Duration::ZERO);
+    alarm(Duration::from_millis(20), Duration::from_millis(20));
     check_errno!(m.vcpu.run(), libc::EINTR, "sleep again");
     check_eq!(m.vcpu.regs()?.rip, rip);
     check_eq!(m.irq_count(0x44), 0);
@@ -263,7 +263,7 @@ fn irq_mp_state() -> TestResult {
     for _ in 0..20 {
         m.vcpu.set_mp_state(&kb::kvm_mp_state { mp_state: kb::KVM_MP_STATE_HALTED })?;
         m.vm.signal_msi(0xfee0_0000, 0x44)?;
-        alarm(Duration::from_millis(20), Duration::ZERO);
+        alarm(Duration::from_millis(20), Duration::from_millis(20));
         match m.vcpu.run() {
             Ok(_) => break,
             Err(error) => check_eq!(error.errno.0, libc::EINTR),

@@ -236,6 +236,7 @@ fn life_exit_while_running() -> TestResult {
 }
 
 guest!(life_spin:
+    "sti",
     "2: jmp 2b",
 );
 

@@ -38,6 +38,7 @@ guest!(page_checker:
     // RSI: first page, RDI: pages, R12: what each page holds besides its address. When R13 is not
     // 0 the guest adds R13 to each page and to R12 after each good round. [DATA] counts rounds;
     // [DATA + 8] stops it, [DATA + 16] asks for a checkpoint after every round.
+    "sti",
     "2:",
     "mov rax, rsi", "mov rcx, rdi",
     "3:",
@@ -143,6 +144,7 @@ fn mem_dontneed_running() -> TestResult {
 }
 
 guest!(dontneed_loop:
+    "sti",
     "mov ebx, 0x40000000",
     "2: inc qword ptr [rbx]",
     "cmp qword ptr [DATA + 8], 0", "je 2b",

@@ -153,6 +153,7 @@ fn mem_slot_cross_boundary() -> TestResult {
 
 guest!(churn_loop:
     // Counts in a page of slot 0, and touches the page at RSI now and then.
+    "sti",
     "mov ebx, 0",
     "2: inc qword ptr [DATA]",
     "mov rax, [rsi]",
@@ -254,6 +255,7 @@ fn mem_high_gpa() -> TestResult {
 }
 
 guest!(all_of_ram:
+    "sti",
     "cld",
     "mov rdi, 0x40000000", "mov ecx, 0x200000", "mov rax, rdi",
     "2: mov [rdi], rdi", "add rdi, 0x1000", "sub ecx, 0x1000", "jnz 2b",
