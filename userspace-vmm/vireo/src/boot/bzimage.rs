@@ -86,7 +86,7 @@ mod tests {
     const XLOADFLAGS_OFFSET: u64 = 0x236;
 
     /// A file with a valid setup header of one sector and `payload` bytes of kernel.
-    fn image(name: &str, payload: u64, change: impl Fn(&File)) -> KernelFile {
+    fn image(name: &str, payload: u64, change: impl Fn(&File)) -> Result<KernelFile> {
         let path = std::env::temp_dir().join(format!("vireo-{}-{name}", std::process::id()));
         let file = File::options()
             .read(true)
@@ -109,12 +109,13 @@ mod tests {
         file.write_at(&(8 * MIB as u32).to_le_bytes(), 0x260)
             .unwrap();
         change(&file);
-        let kernel = KernelFile::open(&path).unwrap();
+        let kernel = KernelFile::open(&path);
         std::fs::remove_file(&path).unwrap();
         kernel
     }
 
-    fn load_into(mut kernel: KernelFile, size: u64) -> Result<LoadedKernel> {
+    fn load_into(kernel: Result<KernelFile>, size: u64) -> Result<LoadedKernel> {
+        let mut kernel = kernel?;
         let mem = Size(size);
         kernel.load(&allocate(mem)?, mem)
     }
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn loads_and_reports() {
         let kernel = image("ok", 4096, |_| {});
-        assert_eq!(kernel.format, Format::BzImage);
+        assert_eq!(kernel.as_ref().unwrap().format, Format::BzImage);
         let loaded = load_into(kernel, 64 * MIB).unwrap();
         assert_eq!(loaded.entry, Entry::Linux64 { rip: 0x10_0200 });
         assert_eq!(loaded.end, 24 * MIB);
@@ -159,5 +160,18 @@ mod tests {
             load_into(kernel, 64 * MIB),
             Err(Error::BadKernel { .. })
         ));
+    }
+
+    #[test]
+    fn damaged_headers_do_no_harm() {
+        for at in 0x1f1..0x268 {
+            for value in [0u8, 1, 0x7f, 0x80, 0xff] {
+                let kernel = image("damaged", 4096, |f| {
+                    f.write_at(&[value], at).unwrap();
+                });
+                // Whatever the result: no panic, no endless loop.
+                let _ = load_into(kernel, 64 * MIB);
+            }
+        }
     }
 }

@@ -13,7 +13,6 @@ pub const DEFAULT: &str = "console=ttyS0 reboot=k panic=-1";
 
 /// Checks `text` and adds `extra` parameters that are not in it already.
 pub fn build(text: &str, extra: &[String], max: usize) -> Result<String> {
-    let max = max.min(CMDLINE_MAX as usize - 1);
     let mut line = text.trim().to_string();
     for parameter in extra {
         let key = parameter.split('=').next().unwrap_or(parameter);
@@ -31,8 +30,9 @@ pub fn build(text: &str, extra: &[String], max: usize) -> Result<String> {
     Ok(line)
 }
 
-/// An error unless `line` is printable ASCII of at most `max` bytes.
+/// An error unless `line` is printable ASCII of at most `max` bytes and fits its place.
 pub fn check(line: &str, max: usize) -> Result<()> {
+    let max = max.min(CMDLINE_MAX as usize - 1);
     if line.len() > max {
         return Err(Error::CmdlineTooLong {
             len: line.len(),

@@ -173,8 +173,9 @@ mod tests {
     fn load_bytes(name: &str, bytes: &[u8]) -> Result<(LoadedKernel, GuestMemory)> {
         let path = std::env::temp_dir().join(format!("vireo-elf-{}-{name}", std::process::id()));
         std::fs::write(&path, bytes).unwrap();
-        let mut kernel = KernelFile::open(&path).unwrap();
+        let kernel = KernelFile::open(&path);
         std::fs::remove_file(&path).unwrap();
+        let mut kernel = kernel?;
         let mem = Size(4 * MIB);
         let memory = allocate(mem)?;
         Ok((kernel.load(&memory, mem)?, memory))
@@ -235,5 +236,19 @@ mod tests {
             .map(|_| ())
             .unwrap_err();
         assert!(matches!(e, Error::KernelTooLarge { .. }), "{e}");
+    }
+
+    #[test]
+    fn damaged_files_do_no_harm() {
+        let good = image(62, MIB, 8, Some(0x10_0002));
+        let interesting = [0u8, 1, 0x7f, 0x80, 0xff];
+        for at in 0..0x160 {
+            for value in interesting {
+                let mut bad = good.clone();
+                bad[at] = value;
+                // Whatever the result: no panic, no endless loop.
+                let _ = load_bytes("damaged", &bad);
+            }
+        }
     }
 }
