@@ -18,9 +18,10 @@ use common::{device, elf, finish, vireo, TempFile, LOAD_ADDR};
 
 // Instructions that mean the same in 32-bit and 64-bit mode.
 const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee];
-/// With interrupts on: Bochs 2.7 takes no external-interrupt exit from a guest that has them off,
-/// and a host with one CPU would never get it back.
-const LOOP: &[u8] = &[0xfb, 0xeb, 0xfe];
+/// Interrupts are on: Bochs 2.7 takes no external-interrupt exit from a guest that has them off,
+/// and a host with one CPU would never get it back. None comes in, as the PIC, where there is
+/// one, is masked first and the I/O APIC is after reset.
+const LOOP: &[u8] = &[0xb0, 0xff, 0xe6, 0x21, 0xfb, 0xeb, 0xfe];
 const UNDEFINED: &[u8] = &[0x0f, 0x0b];
 const RESET_8042: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
 const RESET_CF9: &[u8] = &[0x66, 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee];
