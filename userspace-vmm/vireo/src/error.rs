@@ -134,6 +134,9 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// This user may not make a mount namespace.
+    #[error("a mount namespace takes root or CAP_SYS_ADMIN")]
+    NoNamespace,
     /// Something went wrong while guest memory was filled; carries the reason in words.
     #[error("cannot prepare the guest: {0}")]
     Setup(String),

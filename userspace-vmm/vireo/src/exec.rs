@@ -55,7 +55,11 @@ pub fn exec(device: &Path, command: &[OsString]) -> ExecError {
         return e.into();
     }
     let Some((program, args)) = command.split_first() else {
-        return Error::Setup("no command".into()).into();
+        let source = io::ErrorKind::InvalidInput.into();
+        return ExecError::Command {
+            command: OsString::new(),
+            source,
+        };
     };
     let source = Command::new(program).args(args).exec();
     ExecError::Command {
@@ -77,9 +81,7 @@ fn enter_namespace(device: &Path) -> Result<()> {
     if unsafe { libc::unshare(libc::CLONE_NEWNS) } < 0 {
         let source = io::Error::last_os_error();
         return Err(match source.raw_os_error() {
-            Some(libc::EPERM) => {
-                Error::Setup("a mount namespace takes root or CAP_SYS_ADMIN".into())
-            }
+            Some(libc::EPERM) => Error::NoNamespace,
             _ => Error::Host {
                 what: "cannot make a mount namespace",
                 source,
