@@ -8,6 +8,7 @@
 #[macro_use]
 mod macros;
 
+pub mod bench;
 pub mod guest;
 pub mod harness;
 pub mod host;

@@ -87,12 +87,17 @@ impl Setup {
 
     /// Builds it with `code` at [`CODE`].
     pub fn build(self, code: &[u8]) -> Result<Machine, Outcome> {
-        let sys = System::open(self.device.unwrap_or(&env().device))?;
+        let sys = System::open(match self.device {
+            Some(node) => node,
+            None => &env().device,
+        })?;
         let vm = sys.create_vm()?;
         if self.irqchip {
             vm.create_irqchip()?;
         }
         let mem = Mapping::anonymous(RAM_SIZE);
+        // Clearing a huge page costs more than most tests do.
+        mem.advise(0, RAM_SIZE, libc::MADV_NOHUGEPAGE);
         vm.set_slot(0, 0, 0, RAM_SIZE as u64, mem.addr())?;
         let vcpu = vm.create_vcpu(0)?;
         vcpu.set_cpuid(sys.supported_cpuid()?.entries())?;

@@ -1,1 +1,80 @@
-fn main(){}
+// SPDX-License-Identifier: GPL-2.0-only
+//! Prints a table of what operations cost on KVM and on Vireo: `vireo-bench [--kvm NODE]
+//! [--vireo NODE] [FILTER...]`. Status 1 when a row is above KVM's, or nothing could be compared.
+
+use std::process::ExitCode;
+
+use vireo_suite::bench::{best, empty_round, ROWS};
+use vireo_suite::harness::Outcome;
+
+const USAGE: &str = "usage: vireo-bench [--kvm NODE] [--vireo NODE] [FILTER...]";
+
+/// Prints `name` of `device` beside the number, or why there is none.
+fn cell(value: Option<u64>) -> String {
+    value.map_or("n/a".into(), |ticks| ticks.to_string())
+}
+
+fn run(kvm: &'static str, vireo: &'static str, filters: &[String]) -> Result<bool, Outcome> {
+    let empty = [empty_round(kvm)?, empty_round(vireo)?];
+    let (mut compared, mut above) = (0, Vec::new());
+    let mut lines = Vec::new();
+    println!("| operation | KVM | Vireo | Vireo/KVM |");
+    println!("|---|---:|---:|---:|");
+    for row in ROWS {
+        if !filters.is_empty() && !filters.iter().any(|f| row.name.contains(f.as_str())) {
+            continue;
+        }
+        let of_kvm = best(kvm, row, empty[0])?;
+        let of_vireo = best(vireo, row, empty[1])?;
+        let ratio = match (of_kvm, of_vireo) {
+            (Some(k), Some(v)) => {
+                compared += 1;
+                if v > k {
+                    above.push(row.name);
+                }
+                format!("{:.2}", v as f64 / k.max(1) as f64)
+            }
+            _ => "".into(),
+        };
+        println!("| {} | {} | {} | {ratio} |", row.title, cell(of_kvm), cell(of_vireo));
+        lines.push(format!("bench {} {} {}", row.name, cell(of_kvm), cell(of_vireo)));
+    }
+    println!();
+    lines.iter().for_each(|line| println!("{line}"));
+    if !above.is_empty() {
+        println!("\nabove KVM: {}", above.join(", "));
+    }
+    Ok(compared > 0 && above.is_empty())
+}
+
+fn main() -> ExitCode {
+    let (mut kvm, mut vireo, mut filters) = ("/dev/kvm", "/dev/vireo", Vec::new());
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let node = match arg.as_str() {
+            "--kvm" => &mut kvm,
+            "--vireo" => &mut vireo,
+            option if option.starts_with('-') => {
+                eprintln!("{USAGE}");
+                return ExitCode::from(2);
+            }
+            _ => {
+                filters.push(arg);
+                continue;
+            }
+        };
+        let Some(value) = args.next() else {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        };
+        *node = value.leak();
+    }
+    match run(kvm, vireo, &filters) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(Outcome::Fail(reason) | Outcome::Skip(reason)) => {
+            eprintln!("vireo-bench: {reason}");
+            ExitCode::from(2)
+        }
+    }
+}

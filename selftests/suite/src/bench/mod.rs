@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Instructions (time-stamp ticks) per operation, of the same guest code on two device nodes.
+//!
+//! Each row reads the time-stamp counter in the guest before and after the operation, takes the
+//! least of many rounds, and subtracts what the reading costs. In Bochs a tick is an instruction.
+
+mod rows;
+
+use kvm_bindings as kb;
+
+use crate::guest::*;
+use crate::harness::{fail, Outcome};
+use crate::kvm::{ioctl, KVM_RUN};
+use crate::machine::*;
+
+pub use rows::ROWS;
+
+/// Who handles the operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The kernel; an exit to userspace means that this node has no such device.
+    Kernel,
+    /// Userspace: this program just runs the vCPU again.
+    User,
+}
+
+/// An operation to measure.
+pub struct Row {
+    /// Its name, without spaces.
+    pub name: &'static str,
+    /// What it is.
+    pub title: &'static str,
+    /// Who handles it.
+    pub by: By,
+    /// How often it runs.
+    pub rounds: u64,
+    /// Whether the cost of an empty round is taken off.
+    pub net: bool,
+    /// The guest code.
+    pub code: fn() -> &'static [u8],
+}
+
+/// Ticks of one row on `device`: `None` when the node does not have the operation.
+pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> {
+    let setup = Setup::new(Mode::Long).irqchip().device(device);
+    let code = (row.code)();
+    let mut m = setup.build(code)?;
+    let mut entries = m.vcpu.cpuid()?;
+    for entry in entries.iter_mut().filter(|entry| entry.function == 1) {
+        entry.ecx |= 1 << 24; // TSC-deadline
+    }
+    m.vcpu.set_cpuid(&entries)?;
+    // Interrupts go to the row's own short handler, which is at the end of its code.
+    m.set_gate(rows::VECTOR, CODE + code.len() as u64 - rows::HANDLER_LEN);
+    m.with_regs(|r| (r.r13, r.r14) = (row.rounds, u64::MAX))?;
+    let fd = m.vcpu.fd();
+    loop {
+        ioctl(fd, KVM_RUN, 0)?;
+        let run = m.vcpu.kvm_run();
+        // SAFETY: the member that the exit reason names.
+        let port = unsafe { run.__bindgen_anon_1.io.port };
+        match run.exit_reason {
+            kb::KVM_EXIT_IO if port == PORT_DONE => break,
+            kb::KVM_EXIT_IO if port == PORT_EXC => return Ok(None),
+            kb::KVM_EXIT_IO | kb::KVM_EXIT_MMIO if row.by == By::User => {}
+            kb::KVM_EXIT_IO | kb::KVM_EXIT_MMIO => return Ok(None),
+            reason => return fail(format!("{}: exit reason {reason}", row.name)),
+        }
+    }
+    Ok(Some(m.vcpu.regs()?.r14))
+}
+
+/// The least of two measurements of `row`, net of what an empty round costs (`empty`).
+pub fn best(device: &'static str, row: &Row, empty: u64) -> Result<Option<u64>, Outcome> {
+    let (first, second) = (measure(device, row)?, measure(device, row)?);
+    let least = first.min(second);
+    Ok(least.map(|ticks| if row.net { ticks.saturating_sub(empty) } else { ticks }))
+}
+
+/// The cost of reading the counter twice.
+pub fn empty_round(device: &'static str) -> Result<u64, Outcome> {
+    match measure(device, &rows::EMPTY)? {
+        Some(ticks) => Ok(ticks),
+        None => fail("the empty round left the guest"),
+    }
+}
