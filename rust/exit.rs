@@ -176,6 +176,7 @@ impl State {
 
     /// An access that the nested page tables do not allow: memory that is not mapped yet, or a device.
     fn nested_fault(&mut self, fault: &NestedFault, vectored: Option<&Event>) -> Result<Next> {
+        cpu::data_cache_used();
         match self.vm.memory().fault(&mut self.spare, fault.gpa, fault.write) {
             Ok(()) => Ok(Next::Resume),
             Err(Fault::Host(e)) => Err(e),

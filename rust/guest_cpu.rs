@@ -2,10 +2,7 @@
 
 //! What guests may be offered on this host, found once when the module loads.
 
-use kernel::{
-    prelude::*,
-    sync::SetOnce, //
-};
+use kernel::sync::SetOnce;
 
 use crate::{
     bindings as b,
@@ -32,6 +29,9 @@ const EPT_BITS: u8 = 48;
 /// XCR0 components that a guest may have: those whose state the kernel's FPU code switches and that need
 /// nothing else (PKRU and AMX do).
 const XCR0_OFFERED: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
+
+/// `KVM_FEATURE_NOP_IO_DELAY`: writes to port 0x80 for a delay are a waste, so Linux leaves them out.
+const NOP_IO_DELAY: u32 = 1 << 1;
 
 /// This machine's processor.
 pub(crate) struct Host;
@@ -78,6 +78,7 @@ impl GuestCpu {
             rdtscp: features.rdtscp,
             xsaves: features.xsaves,
             guest_phys_bits: EPT_BITS,
+            paravirt: NOP_IO_DELAY,
             ..Provides::default()
         };
         GUEST_CPU.populate(Self {
@@ -85,6 +86,7 @@ impl GuestCpu {
             caps: Caps::new(&Host, &provides),
             feature_msrs: FeatureMsrs {
                 microcode: cpu::rdmsr_safe(msr::IA32_BIOS_SIGN_ID).unwrap_or(0),
+                platform_info: FeatureMsrs::CPUID_FAULTING,
                 ..FeatureMsrs::default()
             },
             host_xcr0,

@@ -69,11 +69,13 @@ struct Vireo {
     #[pin]
     device: MiscDeviceRegistration<dev::Device>,
     virtualization: host::hotplug::VirtualizationOn,
+    mitigations: host::cpu::Mitigations,
 }
 
 impl kernel::InPlaceModule for Vireo {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            mitigations: host::cpu::Mitigations::new()?,
             virtualization: enable()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
         })

@@ -147,6 +147,7 @@ impl State {
     pub(crate) fn emulate(&mut self, fault: Option<&NestedFault>) -> Result<Next> {
         self.emulation.reads.clear();
         self.emulation.writes.clear();
+        crate::host::cpu::data_cache_used();
         self.emulate_again(fault)
     }
 

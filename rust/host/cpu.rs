@@ -175,6 +175,34 @@ pub(crate) unsafe fn load_debug_registers(dr: &[u64; 4], dr6: u64) {
     }
 }
 
+/// Says that data of the host's have gone through the level-1 cache, which a guest on some CPUs can read:
+/// it is flushed before the next entry then.
+#[inline]
+pub(crate) fn data_cache_used() {
+    // SAFETY: Sets a per-CPU flag; on which CPU it lands after a migration does not matter, since being
+    // put on a CPU sets it there.
+    unsafe { b::vireo_l1d_used() };
+}
+
+/// The buffers that clearing the level-1 data cache may need.
+pub(crate) struct Mitigations(());
+
+impl Mitigations {
+    /// Finds out what the CPU needs, and allocates it.
+    pub(crate) fn new() -> kernel::error::Result<Self> {
+        // SAFETY: Process context, once.
+        kernel::error::to_result(unsafe { b::vireo_mitigation_setup() })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Mitigations {
+    fn drop(&mut self) {
+        // SAFETY: No guest is left.
+        unsafe { b::vireo_mitigation_cleanup() };
+    }
+}
+
 /// Returns the frequency of the host's time-stamp counter in kHz.
 pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: Reads a variable that no longer changes after boot.

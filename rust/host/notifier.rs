@@ -114,11 +114,6 @@ impl<T: MemoryWatcher> Watched<T> {
             .is_some_and(|mm| core::ptr::eq(mm.as_raw(), self.mm.as_raw()))
     }
 
-    /// Returns the raw `mm_struct`.
-    pub(crate) fn mm(&self) -> *mut bindings::mm_struct {
-        self.mm.as_raw()
-    }
-
     /// # Safety
     ///
     /// `notifier` must be that of a registered `Self`.

@@ -225,8 +225,10 @@ noinstr int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason)
 
 	if (regs->cr2 != native_read_cr2())
 		native_write_cr2(regs->cr2);
+	vireo_l1d_flush();
 	failed = vireo_vmx_enter(regs);
 	regs->cr2 = native_read_cr2();
+	vireo_guest_left();
 
 	if (likely(!failed)) {
 		asm volatile("vmread %1, %0" : "=rm"(value) : "r"(0x4402UL) : "cc");

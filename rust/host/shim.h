@@ -74,6 +74,13 @@ void vireo_cpu_state(struct vireo_cpu_state *state);
 void vireo_host_save(struct vireo_host_state *state);
 void vireo_host_restore(const struct vireo_host_state *state);
 
+int vireo_mitigation_setup(void);
+void vireo_mitigation_cleanup(void);
+void vireo_l1d_used(void);
+void vireo_l1d_flush(void);
+void vireo_switch_guest(const void *guest);
+void vireo_guest_left(void);
+
 int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason);
 void vireo_irq_window(void);
 void vireo_machine_check(void);

@@ -13,7 +13,10 @@ use crate::{
             Inject,
             Window, //
         },
-        exit::Event,
+        exit::{
+            Event,
+            EventKind, //
+        },
         sregs,
         x86::{
             dr7,
@@ -71,7 +74,7 @@ impl State {
         let event = match next.inject {
             Inject::None => None,
             Inject::Event(event) => {
-                if event.vector == vector::NMI {
+                if event.kind == EventKind::Nmi {
                     self.backend.set_nmi_blocked(false);
                 }
                 Some(event)

@@ -26,7 +26,6 @@ use crate::{
         },
         x86::{
             cr0,
-            efer,
             msr,
             Exception,
             Gpr, //
@@ -234,16 +233,6 @@ impl State {
             done += 1;
         }
         Ok(done)
-    }
-
-    /// Brings EFER.LMA in line with CR0.PG and EFER.LME.
-    pub(crate) fn update_lma(&mut self, cr0: u64) {
-        let old = self.backend.efer();
-        let long = cr0 & cr0::PG != 0 && old & efer::LME != 0;
-        let new = if long { old | efer::LMA } else { old & !efer::LMA };
-        if new != old {
-            self.backend.set_efer(new);
-        }
     }
 }
 

@@ -32,7 +32,10 @@ use crate::{
     model::{
         event::MpState,
         exit::Exit,
-        x86::vector, //
+        x86::{
+            msr,
+            vector, //
+        }, //
     },
     uapi, //
 };
@@ -160,6 +163,12 @@ impl State {
             // SAFETY: The value was checked when it was set; the host's is restored below.
             unsafe { cpu::xsetbv(self.xcr0) };
         }
+        let host_xss = self.cpu.host_xss;
+        if host_xss != 0 {
+            // SAFETY: The MSR exists where it is not 0; guests have no supervisor state, and the host's
+            // value is restored below.
+            unsafe { cpu::wrmsr(msr::IA32_XSS, 0) };
+        }
         let debug = self.debug.has_breakpoints();
         if debug {
             // SAFETY: Interrupts are off; restored below.
@@ -179,6 +188,10 @@ impl State {
 
         // SAFETY: Interrupts are still off.
         unsafe { b::vireo_restore_host_debug() };
+        if host_xss != 0 {
+            // SAFETY: The host's own value.
+            unsafe { cpu::wrmsr(msr::IA32_XSS, host_xss) };
+        }
         if switch_xcr0 {
             // SAFETY: The host's own value.
             unsafe { cpu::xsetbv(host_xcr0) };

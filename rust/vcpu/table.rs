@@ -112,14 +112,6 @@ impl Inbox {
         self.start_vector.load(Relaxed) as u8
     }
 
-    /// Throws everything away.
-    pub(crate) fn clear(&self) {
-        self.take();
-        for index in 0..WORDS {
-            self.take_word(index);
-        }
-    }
-
     /// Words of the set.
     pub(crate) const WORDS: usize = WORDS;
 }

@@ -180,6 +180,11 @@ impl Switch for VmxState {
     fn load(&mut self, irq: &IrqOff) {
         // SAFETY: Interrupts are off; the current thread is the vCPU's.
         unsafe { b::vireo_host_save(&mut self.host) };
+        // SAFETY: Interrupts are off; the pointer is only compared with others.
+        unsafe {
+            b::vireo_switch_guest(core::ptr::from_ref(self).cast());
+            b::vireo_l1d_used();
+        }
         for i in 0..self.msr_count {
             let (number, guest) = (SYSCALL_MSRS[i], self.guest_msrs[i]);
             // SAFETY: These MSRs exist (`msr_count`).

@@ -55,7 +55,6 @@ use crate::{
             },
             exit::{
                 self,
-                reason,
                 ExitInfo, //
             },
             field::{
@@ -348,7 +347,7 @@ impl VmxVcpu {
             self.sync_tpr_in(irq, entry.tpr, entry.tpr_threshold);
         }
 
-        let left = self.state.as_mut().with(irq, |state, irq| {
+        self.state.as_mut().with(irq, |state, irq| {
             let moved = state.sync_host(irq);
             if moved || stale || flush_guest {
                 if moved || stale || !has_vpid {
@@ -381,14 +380,17 @@ impl VmxVcpu {
                 };
             }
             let info = Info(&vmcs);
-            let vectored = exit::vectored_event(&info);
             let exit = exit::decode(raw, &info);
+            // A failed entry leaves the field as it was.
+            let vectored = match exit {
+                Exit::EntryFailure(_) => None,
+                _ => exit::vectored_event(&info),
+            };
             if matches!(exit, Exit::NestedFault(_) | Exit::Exception(_)) {
                 restore_nmi_blocking(&mut vmcs, &exit, vectored.is_some());
             }
             Left { exit, vectored }
-        });
-        left
+        })
     }
 
     /// Moves the task priority into the virtual-APIC page, which CR8 accesses of the guest use.
@@ -708,19 +710,7 @@ impl VmxVcpu {
         self.flush_guest_tlb = true;
     }
 
-    /// Returns the page-directory-pointer entries that PAE paging uses.
-    pub(crate) fn pdptes(&mut self) -> [u64; 4] {
-        self.with(|vmcs| {
-            [
-                vmcs.read(field::GUEST_PDPTE0),
-                vmcs.read(field::GUEST_PDPTE1),
-                vmcs.read(field::GUEST_PDPTE2),
-                vmcs.read(field::GUEST_PDPTE3),
-            ]
-        })
-    }
-
-    /// Sets them.
+    /// Sets the page-directory-pointer entries that PAE paging uses.
     pub(crate) fn set_pdptes(&mut self, value: [u64; 4]) {
         self.with(|vmcs| {
             vmcs.write(field::GUEST_PDPTE0, value[0]);
@@ -796,11 +786,6 @@ impl VmxVcpu {
     /// Forgets the guest's own address translations before the next entry.
     pub(crate) fn flush_guest_tlb(&mut self) {
         self.flush_guest_tlb = true;
-    }
-
-    /// Returns the bytes of the last exit's instruction.
-    pub(crate) fn instruction_length(&mut self) -> u8 {
-        self.with(|vmcs| vmcs.read(field::EXIT_INSTRUCTION_LENGTH) as u8)
     }
 
     /// Writes the VMCS to the kernel log.

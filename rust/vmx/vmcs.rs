@@ -106,7 +106,7 @@ impl Vmcs {
         }
         CurrentVmcs {
             vmcs: self,
-            irq,
+            _irq: irq,
             restore,
             transient,
         }
@@ -130,17 +130,12 @@ impl Drop for Vmcs {
 /// While it lives the VMCS is current and interrupts are off.
 pub(crate) struct CurrentVmcs<'a> {
     vmcs: &'a mut Vmcs,
-    irq: &'a IrqOff,
+    _irq: &'a IrqOff,
     restore: Option<Hpa>,
     transient: bool,
 }
 
 impl CurrentVmcs<'_> {
-    /// Returns the proof that interrupts are off.
-    pub(crate) fn irq(&self) -> &IrqOff {
-        self.irq
-    }
-
     /// Reads a field.
     #[inline(always)]
     pub(crate) fn read<T: FieldType, A: Access>(&self, field: Field<T, A>) -> T::Value {
