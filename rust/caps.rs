@@ -42,6 +42,9 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_XCRS
         | uapi::KVM_CAP_GET_TSC_KHZ
         | uapi::KVM_CAP_TSC_DEADLINE_TIMER
+        | uapi::KVM_CAP_IOEVENTFD
+        | uapi::KVM_CAP_IOEVENTFD_NO_LENGTH
+        | uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH
         | uapi::KVM_CAP_SIGNAL_MSI
         | uapi::KVM_CAP_READONLY_MEM
         | uapi::KVM_CAP_IOAPIC_POLARITY_IGNORED

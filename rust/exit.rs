@@ -19,6 +19,7 @@ use crate::{
             TrappedException, //
         },
         x86::{
+            dr6,
             vector,
             Exception,
             Gpr, //
@@ -101,8 +102,16 @@ impl State {
     /// Moves on behind the instruction that exited.
     #[inline]
     pub(crate) fn skip(&mut self) -> Result<Next> {
-        self.backend.skip_instruction();
+        self.end_instruction();
         Ok(Next::Resume)
+    }
+
+    /// Moves on behind the instruction that exited; a single step traps.
+    #[inline]
+    pub(crate) fn end_instruction(&mut self) {
+        if self.backend.skip_instruction() {
+            self.raise(Exception::db(dr6::BS));
+        }
     }
 
     /// Raises an exception in the guest.
@@ -137,7 +146,7 @@ impl State {
     }
 
     fn hlt(&mut self) -> Result<Next> {
-        self.backend.skip_instruction();
+        self.end_instruction();
         if self.lapic.is_none() {
             return self.to_user(uapi::KVM_EXIT_HLT);
         }
@@ -167,7 +176,7 @@ impl State {
             vector::MC => Ok(Next::Resume),
             // INT1 is a trap: the guest goes on behind it.
             vector::DB if trapped.software => {
-                self.backend.skip_instruction();
+                self.end_instruction();
                 self.fault(trapped.exception)
             }
             _ => self.fault(trapped.exception),

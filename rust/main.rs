@@ -21,6 +21,7 @@ mod bindings;
 mod caps;
 mod dev;
 mod errno;
+mod eventfd;
 mod exit;
 mod guest_cpu;
 mod host;

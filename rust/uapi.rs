@@ -59,6 +59,7 @@ ioctls! {
     GET_IRQCHIP = _IOWR::<kvm_irqchip>(KVMIO, 0x62);
     SET_IRQCHIP = _IOR::<kvm_irqchip>(KVMIO, 0x63);
     IRQ_LINE_STATUS = _IOWR::<kvm_irq_level>(KVMIO, 0x67);
+    IOEVENTFD = _IOW::<kvm_ioeventfd>(KVMIO, 0x79);
     SIGNAL_MSI = _IOW::<kvm_msi>(KVMIO, 0xa5);
 
     // On a vCPU (SET_TSC_KHZ and GET_TSC_KHZ on a VM too).
@@ -125,6 +126,7 @@ plain!(
     kvm_userspace_memory_region2,
     kvm_msi,
     kvm_irqchip,
+    kvm_ioeventfd,
     kvm_ioapic_state,
     kvm_lapic_state,
 );

@@ -16,6 +16,7 @@ use kernel::{
 
 use crate::{
     caps,
+    eventfd::Doorbells,
     host::{
         cpu,
         file::{
@@ -59,6 +60,8 @@ pub(crate) struct Vm {
     #[pin]
     memory: Watched<Memory>,
     irqchip: SetOnce<Pin<KBox<Irqchip>>>,
+    #[pin]
+    doorbells: Doorbells,
     /// Held while vCPUs or the irqchip are made, which must not overlap.
     #[pin]
     creating: Mutex<()>,
@@ -87,6 +90,7 @@ impl Vm {
             try_pin_init!(Self {
                 memory <- Watched::new(memory),
                 irqchip: SetOnce::new(),
+                doorbells <- Doorbells::new(),
                 creating <- new_mutex!(()),
                 tsc_khz: cpu::tsc_khz(),
                 _notifiers: NotifiersOn::new(),
@@ -106,6 +110,12 @@ impl Vm {
     #[inline(always)]
     pub(crate) fn irqchip(&self) -> Option<&Irqchip> {
         self.irqchip.as_ref().map(|chip| &**chip)
+    }
+
+    /// Returns the writes that signal an eventfd.
+    #[inline(always)]
+    pub(crate) fn doorbells(&self) -> &Doorbells {
+        &self.doorbells
     }
 
     /// Returns the frequency of the guests' TSC in kHz.
@@ -281,6 +291,7 @@ impl FileOperations for Vm {
                 }
             }
             uapi::SET_NR_MMU_PAGES => return Err(EINVAL),
+            uapi::IOEVENTFD => this.doorbells.change(&uapi::get(arg)?)?,
             uapi::CREATE_IRQCHIP => this.create_irqchip()?,
             uapi::IRQ_LINE => this.irq_line(arg, false)?,
             uapi::IRQ_LINE_STATUS => this.irq_line(arg, true)?,

@@ -11,6 +11,7 @@ use crate::{
             Direction,
             IoAccess, //
         },
+        ioevent::Bus,
         x86::Gpr, //
     },
     vcpu::{
@@ -29,6 +30,9 @@ impl State {
         if out {
             let value = self.regs.gpr[Gpr::Rax.index()].to_le_bytes();
             let data = value.get(..usize::from(access.size)).unwrap_or(&[]);
+            if self.vm.doorbells().ring(Bus::Port, access.port.into(), data) {
+                return self.skip();
+            }
             self.run.write_pio(data);
             self.pending = Pending::Out;
         } else {
@@ -51,6 +55,6 @@ impl State {
             // A 32-bit result clears the upper half.
             _ => value,
         };
-        self.backend.skip_instruction();
+        self.end_instruction();
     }
 }

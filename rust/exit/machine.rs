@@ -20,6 +20,7 @@ use crate::{
             Stop, //
         },
         exit::NestedFault,
+        ioevent::Bus,
         walk::{
             self,
             AccessKind,
@@ -28,6 +29,7 @@ use crate::{
             WalkError, //
         },
         x86::{
+            dr6,
             rflags,
             Exception,
             Gpr,
@@ -113,7 +115,9 @@ impl<'a> VcpuMachine<'a> {
         let rsp = self.gpr[Gpr::Rsp.index()];
         self.state.regs.gpr = self.gpr;
         if self.retired {
-            self.state.backend.retire(self.rip, rsp, self.rflags);
+            if self.state.backend.retire(self.rip, rsp, self.rflags) {
+                self.state.raise(Exception::db(dr6::BS));
+            }
         } else {
             self.state
                 .backend
@@ -332,6 +336,9 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
+        if self.state.vm.doorbells().ring(Bus::Port, port.into(), data) {
+            return Ok(());
+        }
         self.state.emulation.write(Target::Port(port), data)
     }
 

@@ -157,7 +157,7 @@ impl State {
         };
         let lowered = class < self.cr8();
         self.set_cr8(class);
-        self.backend.skip_instruction();
+        self.end_instruction();
         if self.lapic.is_none() && lowered {
             return self.to_user(uapi::KVM_EXIT_SET_TPR);
         }

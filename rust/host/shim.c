@@ -7,6 +7,7 @@
  */
 #include <linux/context_tracking.h>
 #include <linux/entry-virt.h>
+#include <linux/eventfd.h>
 #include <linux/irqflags.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -396,6 +397,13 @@ unsigned long vireo_alloc_page(void)
 void vireo_free_page(unsigned long addr)
 {
 	free_page(addr);
+}
+
+/* --- eventfds ----------------------------------------------------------------------------------- */
+
+void vireo_eventfd_signal(void *ctx)
+{
+	eventfd_signal(ctx);
 }
 
 /* --- signals ------------------------------------------------------------------------------------ */

@@ -106,6 +106,8 @@ void vireo_sigmask_enter(const sigset_t *mask);
 void vireo_sigmask_leave(void);
 bool vireo_signal_pending(void);
 
+void vireo_eventfd_signal(void *ctx);
+
 void vireo_wait_init(struct rcuwait *wait);
 int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg);
 

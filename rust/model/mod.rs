@@ -15,6 +15,7 @@ pub mod errno;
 pub mod event;
 pub mod exit;
 pub mod ioapic;
+pub mod ioevent;
 pub mod memslot;
 pub mod msi;
 pub mod msr;

@@ -24,7 +24,8 @@ use crate::{
             Lapic,
             Timer, //
         },
-        event::MpState, //
+        event::MpState,
+        ioevent::Bus, //
     },
     uapi, //
 };
@@ -177,7 +178,7 @@ impl State {
         } else if let Some((chip, offset)) = self.ioapic_window(gpa) {
             chip.ioapic_write(&self.vm.memory().vcpus, offset, length, value);
         } else {
-            return false;
+            return self.vm.doorbells().ring(Bus::Memory, gpa, data);
         }
         true
     }

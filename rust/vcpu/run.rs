@@ -114,7 +114,7 @@ impl State {
         match core::mem::replace(&mut self.pending, Pending::None) {
             Pending::None => {}
             Pending::In(size) => self.complete_in(size),
-            Pending::Out => self.backend.skip_instruction(),
+            Pending::Out => self.end_instruction(),
             Pending::Emulation => return self.continue_emulation(),
         }
         Ok(Next::Resume)

@@ -81,9 +81,6 @@ const BLOCKING_BY_STI: u32 = 1 << 0;
 const BLOCKING_BY_MOV_SS: u32 = 1 << 1;
 const BLOCKING_BY_NMI: u32 = 1 << 3;
 
-/// Pending debug exceptions: a single step (SDM vol. 3, table 25-4).
-const PENDING_BS: u64 = 1 << 14;
-
 /// The offset of the task priority in the virtual-APIC page.
 const VAPIC_TPR: usize = 0x80;
 
@@ -492,9 +489,10 @@ impl VmxVcpu {
         }
     }
 
-    /// Moves RIP behind the instruction that exited, as if it had been executed.
+    /// Moves RIP behind the instruction that exited, as if it had been executed. Returns whether the guest
+    /// is being single-stepped.
     #[inline]
-    pub(crate) fn skip_instruction(&mut self) {
+    pub(crate) fn skip_instruction(&mut self) -> bool {
         self.with(|vmcs| {
             let length = u64::from(vmcs.read(field::EXIT_INSTRUCTION_LENGTH));
             let rip = vmcs.read(field::GUEST_RIP);
@@ -504,8 +502,8 @@ impl VmxVcpu {
                 next = u64::from(next as u32);
             }
             vmcs.write(field::GUEST_RIP, next);
-            after_instruction(vmcs);
-        });
+            after_instruction(vmcs)
+        })
     }
 
     /// Returns RIP.
@@ -572,14 +570,16 @@ impl VmxVcpu {
         });
     }
 
-    /// Ends an emulated instruction: sets RIP, RSP and RFLAGS, and what an instruction does besides.
-    pub(crate) fn retire(&mut self, rip: u64, rsp: u64, flags: u64) {
+    /// Ends an emulated instruction: sets RIP, RSP and RFLAGS. Returns whether the guest is being
+    /// single-stepped.
+    pub(crate) fn retire(&mut self, rip: u64, rsp: u64, flags: u64) -> bool {
         self.with(|vmcs| {
             vmcs.write(field::GUEST_RIP, rip);
             vmcs.write(field::GUEST_RSP, rsp);
-            after_instruction(vmcs);
+            let stepping = after_instruction(vmcs);
             vmcs.write(field::GUEST_RFLAGS, flags | rflags::FIXED);
-        });
+            stepping
+        })
     }
 
     /// Returns a segment register.
@@ -800,10 +800,10 @@ fn in_64bit_code(vmcs: &CurrentVmcs<'_>) -> bool {
         && vmcs.read(field::GUEST_CS_ACCESS_RIGHTS) & ar::L != 0
 }
 
-/// What the end of an instruction does besides moving RIP: the shadow of STI and MOV SS ends, and a single
-/// step traps.
+/// What the end of an instruction does besides moving RIP: the shadow of STI and MOV SS ends. Returns
+/// whether RFLAGS.TF was set, so that a single step traps.
 #[inline]
-fn after_instruction(vmcs: &mut CurrentVmcs<'_>) {
+fn after_instruction(vmcs: &mut CurrentVmcs<'_>) -> bool {
     let state = vmcs.read(field::GUEST_INTERRUPTIBILITY);
     if state & (BLOCKING_BY_STI | BLOCKING_BY_MOV_SS) != 0 {
         vmcs.write(
@@ -811,10 +811,7 @@ fn after_instruction(vmcs: &mut CurrentVmcs<'_>) {
             state & !(BLOCKING_BY_STI | BLOCKING_BY_MOV_SS),
         );
     }
-    if vmcs.read(field::GUEST_RFLAGS) & rflags::TF != 0 {
-        let pending = vmcs.read(field::GUEST_PENDING_DEBUG_EXCEPTIONS);
-        vmcs.write(field::GUEST_PENDING_DEBUG_EXCEPTIONS, pending | PENDING_BS);
-    }
+    vmcs.read(field::GUEST_RFLAGS) & rflags::TF != 0
 }
 
 /// Arranges for `event` to be delivered at the entry.

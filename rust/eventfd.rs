@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! `KVM_IOEVENTFD`: writes of the guest's that signal an eventfd and are complete with that.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    bindings,
+    error::from_err_ptr,
+    new_mutex,
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Mutex,
+        SpinLock, //
+    }, //
+};
+
+use crate::{
+    bindings as b,
+    model::ioevent::{
+        self,
+        flag,
+        Bus,
+        Doorbell, //
+    },
+    uapi, //
+};
+
+/// Doorbells in a VM, at most.
+const MAX_BELLS: usize = 1000;
+
+/// A reference to an eventfd.
+///
+/// # Invariants
+///
+/// `ctx` is valid, and the value owns a reference to it.
+struct EventFd {
+    ctx: NonNull<bindings::eventfd_ctx>,
+}
+
+// SAFETY: An eventfd may be signalled from any thread and context.
+unsafe impl Send for EventFd {}
+// SAFETY: As above.
+unsafe impl Sync for EventFd {}
+
+impl EventFd {
+    /// Takes a reference to the current process' file descriptor `fd`.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` and `EINVAL` for what is not an eventfd.
+    fn get(fd: i32) -> Result<Self> {
+        // SAFETY: Process context; any number is allowed.
+        let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
+        // INVARIANT: The call took a reference.
+        Ok(Self {
+            ctx: NonNull::new(ctx.cast()).ok_or(EINVAL)?,
+        })
+    }
+
+    fn signal(&self) {
+        // SAFETY: By the invariant the eventfd is valid.
+        unsafe { b::vireo_eventfd_signal(self.ctx.as_ptr().cast()) };
+    }
+}
+
+impl Drop for EventFd {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the value owns a reference.
+        unsafe { bindings::eventfd_ctx_put(self.ctx.as_ptr()) };
+    }
+}
+
+struct Entry {
+    bell: Doorbell,
+    event: EventFd,
+}
+
+/// The doorbells of a VM, sorted by address.
+#[pin_data]
+pub(crate) struct Doorbells {
+    #[pin]
+    table: SpinLock<KVVec<Entry>>,
+    /// Held by those who change the table.
+    #[pin]
+    changing: Mutex<()>,
+    count: Atomic<usize>,
+}
+
+impl Doorbells {
+    /// Makes an empty table.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            table <- new_spinlock!(KVVec::new()),
+            changing <- new_mutex!(()),
+            count: Atomic::new(0),
+        })
+    }
+
+    /// Carries out a `KVM_IOEVENTFD`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for bad arguments, `EBADF` for a bad descriptor, `EEXIST` when the same write would signal
+    /// two eventfds, `ENOSPC` when there are too many, `ENOENT` when the one to be taken back does not exist.
+    pub(crate) fn change(&self, request: &uapi::kvm_ioeventfd) -> Result {
+        let bell = Doorbell::new(
+            request.addr,
+            request.len,
+            request.datamatch,
+            request.flags,
+        )?;
+        let event = EventFd::get(request.fd)?;
+        let _changing = self.changing.lock();
+        if request.flags & flag::DEASSIGN != 0 {
+            return self.remove(&bell, &event);
+        }
+        let mut new = KVVec::with_capacity(
+            self.count.load(Relaxed).saturating_add(1),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let mut table = self.table.lock();
+        if table.iter().any(|entry| entry.bell.collides(&bell)) {
+            return Err(EEXIST);
+        }
+        if table.len() >= MAX_BELLS {
+            return Err(ENOSPC);
+        }
+        let (_, end) = ioevent::at(&table, bell.bus, bell.address, |entry| &entry.bell);
+        let mut event = Some(event);
+        for (i, entry) in table.drain_all().enumerate() {
+            if i == end {
+                if let Some(event) = event.take() {
+                    new.push_within_capacity(Entry { bell, event })
+                        .map_err(|_| ENOMEM)?;
+                }
+            }
+            new.push_within_capacity(entry).map_err(|_| ENOMEM)?;
+        }
+        if let Some(event) = event.take() {
+            new.push_within_capacity(Entry { bell, event })
+                .map_err(|_| ENOMEM)?;
+        }
+        self.count.store(new.len(), Relaxed);
+        core::mem::swap(&mut *table, &mut new);
+        // The old table's memory is given back without the lock.
+        drop(table);
+        Ok(())
+    }
+
+    fn remove(&self, bell: &Doorbell, event: &EventFd) -> Result {
+        let mut table = self.table.lock();
+        let same = |entry: &Entry| entry.bell == *bell && entry.event.ctx == event.ctx;
+        let at = table.iter().position(same).ok_or(ENOENT)?;
+        let entry = table.remove(at).map_err(|_| ENOENT)?;
+        self.count.store(table.len(), Relaxed);
+        drop(table);
+        drop(entry);
+        Ok(())
+    }
+
+    /// Signals the eventfd that a write belongs to. Returns whether there is one.
+    #[inline]
+    pub(crate) fn ring(&self, bus: Bus, address: u64, data: &[u8]) -> bool {
+        self.count.load(Relaxed) != 0 && self.find_and_ring(bus, address, data)
+    }
+
+    fn find_and_ring(&self, bus: Bus, address: u64, data: &[u8]) -> bool {
+        let table = self.table.lock();
+        let (start, end) = ioevent::at(&table, bus, address, |entry| &entry.bell);
+        let found = table
+            .get(start..end)
+            .and_then(|bells| bells.iter().find(|entry| entry.bell.matches(data)));
+        if let Some(entry) = found {
+            entry.event.signal();
+        }
+        found.is_some()
+    }
+}
