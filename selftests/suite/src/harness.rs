@@ -137,7 +137,9 @@ fn child(test: &Test, fd: i32) -> ! {
         Ok(Err(Outcome::Skip(text))) => (SKIP, text),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+            let text = text
+                .or(panic.downcast_ref::<&str>().copied())
+                .unwrap_or("?");
             (FAIL, format!("panic: {text}"))
         }
     };
@@ -156,7 +158,11 @@ fn read_report(fd: i32, limit: Duration) -> Option<Vec<u8>> {
     let mut report = Vec::new();
     loop {
         let left = limit.checked_sub(start.elapsed())?;
-        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one valid entry; then a read into a local buffer.
         let got = unsafe {
             if libc::poll(&mut poll, 1, left.as_millis() as i32 + 1) == 0 {
@@ -199,7 +205,11 @@ pub fn run_all(tests: &[&Test]) -> bool {
         }
         let took = start.elapsed();
         if took > Duration::from_millis(400) {
-            note(format!("{name} took {}.{} s", took.as_secs(), took.subsec_millis() / 100));
+            note(format!(
+                "{name} took {}.{} s",
+                took.as_secs(),
+                took.subsec_millis() / 100
+            ));
         }
     }
     println!("# Totals: pass:{passed} fail:{failed} xfail:0 xpass:0 skip:{skipped} error:0");

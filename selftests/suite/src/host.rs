@@ -40,7 +40,10 @@ impl Mapping {
             libc::munmap(all as *mut _, head as usize);
             libc::munmap((base + size as u64) as *mut _, HUGE - head as usize);
         }
-        Self { base: base as *mut u8, size }
+        Self {
+            base: base as *mut u8,
+            size,
+        }
     }
 
     /// The first `size` bytes of the file `fd`, shared.
@@ -56,8 +59,14 @@ impl Mapping {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, flags, fd, 0) };
-        assert!(base != libc::MAP_FAILED, "no memory for a mapping of {size} bytes");
-        Self { base: base.cast(), size }
+        assert!(
+            base != libc::MAP_FAILED,
+            "no memory for a mapping of {size} bytes"
+        );
+        Self {
+            base: base.cast(),
+            size,
+        }
     }
 
     /// The address.
@@ -71,7 +80,10 @@ impl Mapping {
     }
 
     fn at<T>(&self, offset: u64) -> *mut T {
-        assert!(offset as usize + size_of::<T>() <= self.size, "offset {offset:#x} out of range");
+        assert!(
+            offset as usize + size_of::<T>() <= self.size,
+            "offset {offset:#x} out of range"
+        );
         // SAFETY: inside of the mapping, as just checked.
         unsafe { self.base.add(offset as usize).cast() }
     }
@@ -116,7 +128,7 @@ impl Mapping {
 
     /// Replaces `len` bytes from `offset` by fresh zero pages.
     pub fn replace(&self, offset: u64, len: usize) -> bool {
-        assert!(offset as usize + len <= self.size && len % PAGE == 0);
+        assert!(offset as usize + len <= self.size && len.is_multiple_of(PAGE));
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: MAP_FIXED inside of the mapping that `self` owns.
@@ -180,7 +192,11 @@ pub fn catch_signal(signal: i32) {
 
 /// Blocks or unblocks `signal` in this thread.
 pub fn block_signal(signal: i32, block: bool) {
-    let how = if block { libc::SIG_BLOCK } else { libc::SIG_UNBLOCK };
+    let how = if block {
+        libc::SIG_BLOCK
+    } else {
+        libc::SIG_UNBLOCK
+    };
     // SAFETY: works on a local set.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -195,7 +211,10 @@ pub fn alarm(first: Duration, every: Duration) {
         tv_sec: time.as_secs() as i64,
         tv_usec: i64::from(time.subsec_micros()),
     };
-    let timer = libc::itimerval { it_interval: value(every), it_value: value(first) };
+    let timer = libc::itimerval {
+        it_interval: value(every),
+        it_value: value(first),
+    };
     // SAFETY: reads a local structure.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
 }
@@ -210,7 +229,10 @@ pub fn is_amd() -> bool {
 /// Whether this runs on QEMU's TCG, whose processor differs from AMD's in a few points.
 pub fn is_tcg() -> bool {
     const HYPERVISOR: u32 = 1 << 31;
-    let (features, id) = (std::arch::x86_64::__cpuid(1), std::arch::x86_64::__cpuid(0x4000_0000));
+    let (features, id) = (
+        std::arch::x86_64::__cpuid(1),
+        std::arch::x86_64::__cpuid(0x4000_0000),
+    );
     features.ecx & HYPERVISOR != 0 && id.ebx == u32::from_le_bytes(*b"TCGT")
 }
 
@@ -219,7 +241,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -228,6 +250,6 @@ impl Random {
 
     /// The next number, below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.number() % limit
     }
 }

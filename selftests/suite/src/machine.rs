@@ -70,7 +70,11 @@ pub struct Setup {
 impl Setup {
     /// A machine that starts in `mode`.
     pub fn new(mode: Mode) -> Self {
-        Self { mode, irqchip: false, device: None }
+        Self {
+            mode,
+            irqchip: false,
+            device: None,
+        }
     }
 
     /// With in-kernel interrupt controllers.
@@ -157,7 +161,8 @@ impl Machine {
         for (i, entry) in gdt.iter().enumerate() {
             self.mem.set(GDT + i as u64 * 8, *entry);
         }
-        self.mem.set(GDT + u64::from(SEL_TSS), 0x0000_8b00_0000_0067 | TSS << 16);
+        self.mem
+            .set(GDT + u64::from(SEL_TSS), 0x0000_8b00_0000_0067 | TSS << 16);
         self.mem.set(TSS + 4, STACK0);
         for vector in 0..256u64 {
             self.set_gate(vector, STUBS + vector * 16);
@@ -177,8 +182,16 @@ impl Machine {
             present: 1,
             ..Default::default()
         };
-        sregs.gdt = kb::kvm_dtable { base: GDT, limit: 0x47, padding: [0; 3] };
-        sregs.idt = kb::kvm_dtable { base: IDT, limit: 0xfff, padding: [0; 3] };
+        sregs.gdt = kb::kvm_dtable {
+            base: GDT,
+            limit: 0x47,
+            padding: [0; 3],
+        };
+        sregs.idt = kb::kvm_dtable {
+            base: IDT,
+            limit: 0xfff,
+            padding: [0; 3],
+        };
         sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
         sregs.cr3 = PML4;
         sregs.cr4 = CR4_PAE | CR4_SSE;
@@ -206,14 +219,20 @@ impl Machine {
     }
 
     fn start(&mut self, rip: u64, rsp: u64) -> Result<(), Outcome> {
-        let regs = kb::kvm_regs { rip, rsp, rflags: RFLAGS_ONE, ..Default::default() };
+        let regs = kb::kvm_regs {
+            rip,
+            rsp,
+            rflags: RFLAGS_ONE,
+            ..Default::default()
+        };
         Ok(self.vcpu.set_regs(&regs)?)
     }
 
     /// Points the interrupt gate of `vector` to `handler`, ring 3 may call it.
     pub fn set_gate(&self, vector: u64, handler: u64) {
         let low = handler & 0xffff | u64::from(SEL_CODE64) << 16 | 0xee << 40;
-        self.mem.set(IDT + vector * 16, low | (handler >> 16 & 0xffff) << 48);
+        self.mem
+            .set(IDT + vector * 16, low | (handler >> 16 & 0xffff) << 48);
         self.mem.set(IDT + vector * 16 + 8, handler >> 32);
     }
 
@@ -270,7 +289,9 @@ impl Machine {
             Exit::Out { port: p, .. } if p == port => Ok(self.vcpu.regs()?),
             other => {
                 let rip = self.vcpu.regs()?.rip;
-                fail(format!("expected a write to port {port:#x}, got {other:x?} at {rip:#x}"))
+                fail(format!(
+                    "expected a write to port {port:#x}, got {other:x?} at {rip:#x}"
+                ))
             }
         }
     }
@@ -297,7 +318,9 @@ impl Machine {
                 Err(error) => return Err(error.into()),
             };
             match exit {
-                Exit::Out { port: PORT_DONE, .. } => break,
+                Exit::Out {
+                    port: PORT_DONE, ..
+                } => break,
                 Exit::Out { port: PORT_EXC, .. } => return fail(self.describe_exception()),
                 exit => {
                     if handler(self, &exit)?.is_break() {

@@ -74,7 +74,13 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
 pub fn best(device: &'static str, row: &Row, empty: u64) -> Result<Option<u64>, Outcome> {
     let (first, second) = (measure(device, row)?, measure(device, row)?);
     let least = first.min(second);
-    Ok(least.map(|ticks| if row.net { ticks.saturating_sub(empty) } else { ticks }))
+    Ok(least.map(|ticks| {
+        if row.net {
+            ticks.saturating_sub(empty)
+        } else {
+            ticks
+        }
+    }))
 }
 
 /// The cost of reading the counter twice.

@@ -14,7 +14,10 @@ const USAGE: &str = "usage: vireo-suite [--device NODE] [--list] [--quick] [--sc
   FILTER         run the tests whose name contains one of the filters";
 
 fn main() -> ExitCode {
-    let mut env = Env { device: "/dev/vireo".into(), scale: 1.0 };
+    let mut env = Env {
+        device: "/dev/vireo".into(),
+        scale: 1.0,
+    };
     let (mut list, mut filters) = (false, Vec::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -40,7 +43,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     set_env(env);
-    if run_all(&chosen) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if run_all(&chosen) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn usage() -> ExitCode {

@@ -15,7 +15,11 @@ impl<T: Copy, const HEADER: usize> Fam<T, HEADER> {
     /// Room for `capacity` entries, all zero, and a header that says so.
     pub fn new(capacity: usize) -> Self {
         let bytes = HEADER + capacity * size_of::<T>();
-        let mut this = Self { words: vec![0; bytes.div_ceil(8)], capacity, entry: PhantomData };
+        let mut this = Self {
+            words: vec![0; bytes.div_ceil(8)],
+            capacity,
+            entry: PhantomData,
+        };
         this.set_len(capacity as u32);
         this
     }

@@ -33,7 +33,10 @@ pub struct Ioctl {
 }
 
 const fn encode(dir: u64, nr: u64, size: usize, name: &'static str) -> Ioctl {
-    Ioctl { nr: dir << 30 | (size as u64) << 16 | KVMIO << 8 | nr, name }
+    Ioctl {
+        nr: dir << 30 | (size as u64) << 16 | KVMIO << 8 | nr,
+        name,
+    }
 }
 /// A request without an argument structure.
 pub const fn io(nr: u64, name: &'static str) -> Ioctl {
@@ -174,7 +177,10 @@ pub fn ioctl(fd: RawFd, request: Ioctl, arg: u64) -> Result<i32> {
     // argument that is an address points to memory that the caller owns or to no memory.
     let value = unsafe { libc::ioctl(fd, request.nr as _, arg) };
     if value < 0 {
-        return Err(IoctlError { name: request.name, errno: Errno::last() });
+        return Err(IoctlError {
+            name: request.name,
+            errno: Errno::last(),
+        });
     }
     Ok(value)
 }

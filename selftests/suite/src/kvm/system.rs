@@ -16,7 +16,10 @@ pub struct System {
 impl System {
     /// Opens the node `path`.
     pub fn open(path: &str) -> Result<Self> {
-        let error = |errno| IoctlError { name: "open of the device", errno };
+        let error = |errno| IoctlError {
+            name: "open of the device",
+            errno,
+        };
         let path = CString::new(path).map_err(|_| error(Errno(libc::EINVAL)))?;
         // SAFETY: `path` is a C string.
         let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
@@ -24,7 +27,8 @@ impl System {
             return Err(error(Errno::last()));
         }
         // SAFETY: `fd` is a new descriptor that nothing else owns.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd })
     }
 
     /// The file descriptor.
@@ -42,9 +46,14 @@ impl System {
         ioctl(self.fd(), KVM_GET_VCPU_MMAP_SIZE, 0).map(|size| size as usize)
     }
 
-    /// A new virtual machine of the default type.
+    /// A new virtual machine of the default type; tried again when a signal gets in its way.
     pub fn create_vm(&self) -> Result<Vm> {
-        Vm::from_fd(ioctl(self.fd(), KVM_CREATE_VM, 0)?, self.mmap_size()?)
+        loop {
+            match ioctl(self.fd(), KVM_CREATE_VM, 0) {
+                Err(error) if error.errno.0 == libc::EINTR => {}
+                result => return Vm::from_fd(result?, self.mmap_size()?),
+            }
+        }
     }
 
     /// The CPUID entries that a guest may be given.

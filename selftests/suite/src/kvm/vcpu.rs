@@ -76,9 +76,16 @@ impl Vcpu {
         // SAFETY: `fd` came from the kernel just now and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         if run == libc::MAP_FAILED {
-            return Err(IoctlError { name: "mmap of the vCPU", errno: Errno::last() });
+            return Err(IoctlError {
+                name: "mmap of the vCPU",
+                errno: Errno::last(),
+            });
         }
-        Ok(Self { fd, run: run.cast(), mmap_size })
+        Ok(Self {
+            fd,
+            run: run.cast(),
+            mmap_size,
+        })
     }
 
     /// The file descriptor.
@@ -96,7 +103,11 @@ impl Vcpu {
     pub fn into_parts(self) -> (OwnedFd, *mut u8, usize) {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: `this` is never used or dropped again, so the descriptor is moved out once.
-        (unsafe { std::ptr::read(&this.fd) }, this.run.cast(), this.mmap_size)
+        (
+            unsafe { std::ptr::read(&this.fd) },
+            this.run.cast(),
+            this.mmap_size,
+        )
     }
 
     /// Sets `kvm_run.immediate_exit`; may be called while another thread runs the vCPU.
@@ -128,7 +139,11 @@ impl Vcpu {
                     let io = exit.io;
                     let (port, size) = (io.port, io.size);
                     if u32::from(io.direction) == kb::KVM_EXIT_IO_IN {
-                        Exit::In { port, size, count: io.count }
+                        Exit::In {
+                            port,
+                            size,
+                            count: io.count,
+                        }
                     } else {
                         let data = self.io_bytes().to_vec();
                         Exit::Out { port, size, data }
@@ -139,9 +154,10 @@ impl Vcpu {
                     len: exit.mmio.len,
                     data: low_bytes(u64::from_le_bytes(exit.mmio.data), exit.mmio.len),
                 },
-                kb::KVM_EXIT_MMIO => {
-                    Exit::MmioRead { gpa: exit.mmio.phys_addr, len: exit.mmio.len }
-                }
+                kb::KVM_EXIT_MMIO => Exit::MmioRead {
+                    gpa: exit.mmio.phys_addr,
+                    len: exit.mmio.len,
+                },
                 kb::KVM_EXIT_HLT => Exit::Hlt,
                 kb::KVM_EXIT_SHUTDOWN => Exit::Shutdown,
                 kb::KVM_EXIT_FAIL_ENTRY => {
@@ -204,7 +220,10 @@ impl Vcpu {
 
     /// Reads one MSR; `None` when the kernel does not know it.
     pub fn msr(&self, index: u32) -> Result<Option<u64>> {
-        let entry = kb::kvm_msr_entry { index, ..Default::default() };
+        let entry = kb::kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
         let mut list = Fam::<_, 8>::from_slice(&[entry]);
         let done = ioctl(self.fd(), KVM_GET_MSRS, list.addr())?;
         Ok((done == 1).then(|| list.entries()[0].data))
@@ -212,7 +231,11 @@ impl Vcpu {
 
     /// Writes one MSR; whether the kernel took it.
     pub fn set_msr(&self, index: u32, data: u64) -> Result<bool> {
-        let entry = kb::kvm_msr_entry { index, data, ..Default::default() };
+        let entry = kb::kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        };
         let mut list = Fam::<_, 8>::from_slice(&[entry]);
         Ok(ioctl(self.fd(), KVM_SET_MSRS, list.addr())? == 1)
     }
@@ -249,5 +272,9 @@ impl Drop for Vcpu {
 
 /// The low `len` bytes of `value`.
 fn low_bytes(value: u64, len: u32) -> u64 {
-    if len >= 8 { value } else { value & ((1 << (len * 8)) - 1) }
+    if len >= 8 {
+        value
+    } else {
+        value & ((1 << (len * 8)) - 1)
+    }
 }

@@ -17,7 +17,8 @@ impl Vm {
     /// Takes `fd`, which `KVM_CREATE_VM` returned; vCPUs map `mmap_size` bytes.
     pub fn from_fd(fd: RawFd, mmap_size: usize) -> Result<Self> {
         // SAFETY: `fd` came from the kernel just now and nothing else owns it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, mmap_size })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, mmap_size })
     }
 
     /// The file descriptor.
@@ -54,14 +55,20 @@ impl Vm {
 
     /// Drives the input `irq` of the interrupt controllers to `level`.
     pub fn irq_line(&self, irq: u32, level: u32) -> Result<()> {
-        let line =
-            kb::kvm_irq_level { __bindgen_anon_1: kb::kvm_irq_level__bindgen_ty_1 { irq }, level };
+        let line = kb::kvm_irq_level {
+            __bindgen_anon_1: kb::kvm_irq_level__bindgen_ty_1 { irq },
+            level,
+        };
         ioctl_in(self.fd(), KVM_IRQ_LINE, &line).map(drop)
     }
 
     /// Sends the message `data` to the address `addr`; 1 when it was delivered, 0 when blocked.
     pub fn signal_msi(&self, addr: u32, data: u32) -> Result<i32> {
-        let msi = kb::kvm_msi { address_lo: addr, data, ..Default::default() };
+        let msi = kb::kvm_msi {
+            address_lo: addr,
+            data,
+            ..Default::default()
+        };
         ioctl_in(self.fd(), KVM_SIGNAL_MSI, &msi)
     }
 }

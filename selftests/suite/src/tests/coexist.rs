@@ -146,7 +146,7 @@ fn coexist_kvm_random() -> TestResult {
         Setup::new(Mode::Long).device(KVM).irqchip().build(turn_code())?,
     ];
     let mut random = Random(0xabcd_ef01_2345);
-    take_turns(&mut machines, env().rounds(400), |_| random.next() >> 20)
+    take_turns(&mut machines, env().rounds(400), |_| random.number() >> 20)
 }
 
 /// Guests of both run at the same time in threads, preempted at any instruction.

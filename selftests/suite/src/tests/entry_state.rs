@@ -215,7 +215,7 @@ fn entry_two_vms_random() -> TestResult {
         machines.push(Machine::long(own_msrs())?);
     }
     let mut random = Random(0x9e37_79b9);
-    take_turns(&mut machines, 300, |_| random.next() >> 20)
+    take_turns(&mut machines, 300, |_| random.number() >> 20)
 }
 
 /// What KVM_GET_SREGS gives KVM_SET_SREGS takes, and nothing changes by it.

@@ -39,7 +39,7 @@ fn ioctl_random() -> TestResult {
         let noise = Mapping::anonymous(4 * PAGE);
         for _ in 0..200 {
             for _ in 0..8 {
-                noise.set(random.below(512) * 8, random.next() >> random.below(64));
+                noise.set(random.below(512) * 8, random.number() >> random.below(64));
             }
             let request = ALL[random.below(ALL.len() as u64) as usize];
             let nr = match random.below(4) {
@@ -47,7 +47,7 @@ fn ioctl_random() -> TestResult {
                 _ => request.nr,
             };
             let arg = match random.below(6) {
-                0 => random.next(),
+                0 => random.number(),
                 1 => random.below(64),
                 2 => noise.addr() + 4 * PAGE as u64 - random.below(64),
                 _ => noise.addr(),

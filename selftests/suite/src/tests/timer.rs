@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::guest::*;
-use crate::harness::{note, Outcome, TestResult};
+use crate::harness::{note, skip, Outcome, TestResult};
 use crate::host::{alarm, catch_signal};
 use crate::kvm::{ioctl, KVM_GET_TSC_KHZ};
 use crate::machine::*;
@@ -234,8 +234,9 @@ guest!(deadline:
 fn deadline_machine(code: &[u8]) -> Result<Machine, Outcome> {
     let m = Machine::irqchip(code)?;
     if m.sys.check(kvm_bindings::KVM_CAP_TSC_DEADLINE_TIMER) == 0 {
-        return crate::harness::skip("no KVM_CAP_TSC_DEADLINE_TIMER");
+        return skip("no KVM_CAP_TSC_DEADLINE_TIMER");
     }
+    super::exit_msr::need_tsc(&m)?;
     let mut entries = m.vcpu.cpuid()?;
     for entry in entries.iter_mut().filter(|entry| entry.function == 1) {
         entry.ecx |= 1 << 24;
