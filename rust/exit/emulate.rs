@@ -9,7 +9,10 @@
 use kernel::prelude::*;
 
 use super::{
-    machine::VcpuMachine,
+    machine::{
+        Known,
+        VcpuMachine, //
+    },
     Next, //
 };
 use crate::{
@@ -17,6 +20,8 @@ use crate::{
         emul::{
             self,
             Done,
+            Insn,
+            Machine,
             Stop, //
         },
         exit::NestedFault, //
@@ -99,9 +104,17 @@ pub(crate) struct Emulation {
     writes: Pieces,
     /// The last piece of `reads` waits for the VMM's answer.
     waiting: bool,
+    /// The instruction that waits, where it is and where its operand is: it need not be fetched, decoded
+    /// and translated again when it goes on.
+    kept: Option<(u64, Insn, Option<Known>)>,
 }
 
 impl Emulation {
+    /// Keeps an instruction that has to wait.
+    pub(super) fn keep(&mut self, rip: u64, insn: Insn, known: Option<Known>) {
+        self.kept = Some((rip, insn, known));
+    }
+
     /// Reads a piece: from the answers, or by asking the VMM.
     pub(super) fn read(&mut self, target: Target, data: &mut [u8]) -> Result<(), Stop> {
         if let Some(piece) = self.reads.next() {
@@ -147,6 +160,7 @@ impl State {
     pub(crate) fn emulate(&mut self, fault: Option<&NestedFault>) -> Result<Next> {
         self.emulation.reads.clear();
         self.emulation.writes.clear();
+        self.emulation.kept = None;
         crate::host::cpu::data_cache_used();
         self.emulate_again(fault)
     }
@@ -155,9 +169,22 @@ impl State {
         for _ in 0..ROUNDS {
             self.emulation.reads.used = 0;
             let mut bytes = [0; emul::MAX_LEN];
+            let kept = self.emulation.kept.take();
             let mut machine = VcpuMachine::new(self, fault);
-            let result = emul::fetch(&mut machine, &mut bytes)
-                .and_then(|insn| emul::execute(&mut machine, &insn));
+            let insn = match kept {
+                Some((rip, insn, known)) if rip == machine.rip() => {
+                    machine.know(known);
+                    Ok(insn)
+                }
+                _ => emul::fetch(&mut machine, &mut bytes),
+            };
+            let result = insn.and_then(|insn| {
+                let result = emul::execute(&mut machine, &insn);
+                if result == Err(Stop::NeedUser) {
+                    machine.keep(insn);
+                }
+                result
+            });
             let length = machine.fetched();
             let again = machine.again();
             if result.is_ok() || machine.iterated() {

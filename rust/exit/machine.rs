@@ -7,6 +7,7 @@
 
 use super::emulate::Target;
 use crate::{
+    host::user,
     model::{
         addr::{
             Gpa,
@@ -15,6 +16,7 @@ use crate::{
         emul::{
             split_at_page,
             Access,
+            Insn,
             Machine,
             Mode,
             Stop, //
@@ -41,7 +43,8 @@ use crate::{
 };
 
 /// An access whose translation the processor has found already.
-struct Known {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
     linear_page: u64,
     gpa_page: u64,
     write: bool,
@@ -108,6 +111,16 @@ impl<'a> VcpuMachine<'a> {
             again: false,
             state,
         }
+    }
+
+    /// Takes over what was known when the instruction was tried before.
+    pub(super) fn know(&mut self, known: Option<Known>) {
+        self.known = known;
+    }
+
+    /// Keeps the instruction for the time when the VMM has answered.
+    pub(super) fn keep(&mut self, insn: Insn) {
+        self.state.emulation.keep(self.rip, insn, self.known);
     }
 
     /// Writes the registers back.
@@ -324,7 +337,7 @@ impl Machine for VcpuMachine<'_> {
         let memory = self.state.vm.memory();
         if let (true, Some(hva)) = (first == new.len(), memory.hva(gpa.gfn(), true)) {
             let hva = hva.checked_add(gpa.page_offset()).ok_or(Stop::Unhandled)?;
-            return crate::host::user::cmpxchg(hva, word(old), word(new), new.len())
+            return user::cmpxchg(hva, word(old), word(new), new.len())
                 .map_err(|_| Stop::Unhandled);
         }
         self.write(linear, new)?;
@@ -374,9 +387,8 @@ impl GuestMemory for Tables<'_> {
     }
 
     fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.0.vm.memory().read(gpa, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
+        let hva = self.0.vm.memory().hva(gpa.gfn(), false)?;
+        user::get_u64(hva.checked_add(gpa.page_offset())?).ok()
     }
 
     fn cmpxchg_u32(&mut self, gpa: Gpa, old: u32, new: u32) -> Option<bool> {
@@ -392,6 +404,6 @@ impl Tables<'_> {
     fn cmpxchg(&mut self, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {
         let hva = self.0.vm.memory().hva(gpa.gfn(), true)?;
         let hva = hva.checked_add(gpa.page_offset())?;
-        crate::host::user::cmpxchg(hva, old, new, size).ok()
+        user::cmpxchg(hva, old, new, size).ok()
     }
 }

@@ -315,6 +315,11 @@ void vireo_release_pfn(unsigned long pfn)
 	put_page(pfn_to_page(pfn));
 }
 
+int vireo_get_user(unsigned long hva, u64 *value)
+{
+	return get_user(*value, (u64 __user *)hva);
+}
+
 /*
  * Replaces *@old by @new at @hva of the current process, atomically. Returns 0, 1 when another value was
  * there (it is in *@old then), or an error.

@@ -93,6 +93,7 @@ void vireo_restore_host_debug(void);
 
 int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn);
 void vireo_release_pfn(unsigned long pfn);
+int vireo_get_user(unsigned long hva, u64 *value);
 int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size);
 unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva);
 unsigned long vireo_virt_to_pfn(const void *addr);

@@ -32,6 +32,15 @@ pub(crate) fn copy_out(to: Hva, from: &[u8]) -> Result {
         .write_slice(from)
 }
 
+/// Reads 8 bytes at an aligned address of the current process' memory in one access.
+#[inline]
+pub(crate) fn get_u64(from: Hva) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: The function catches faults and refuses kernel addresses; `value` is valid for writing.
+    kernel::error::to_result(unsafe { b::vireo_get_user(from.raw() as usize, &mut value) })?;
+    Ok(value)
+}
+
 /// Replaces `old` by `new`, of `size` 1, 2, 4 or 8 bytes, atomically. `false` when another value was there.
 ///
 /// # Errors

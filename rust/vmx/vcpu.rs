@@ -535,17 +535,37 @@ impl VmxVcpu {
         self.with(|vmcs| {
             let cr0 = vmcs.read(field::CR0_READ_SHADOW);
             let cr4 = vmcs.read(field::CR4_READ_SHADOW);
+            let long = in_64bit_code(vmcs);
             EmulationContext {
                 rip: vmcs.read(field::GUEST_RIP),
                 rsp: vmcs.read(field::GUEST_RSP),
                 rflags: vmcs.read(field::GUEST_RFLAGS),
                 segments: ALL.map(|reg| {
                     let (selector, base, limit, rights) = segment_fields(Hidden::Seg(reg));
-                    Segment {
-                        selector: vmcs.read(selector),
-                        base: vmcs.read(base),
-                        limit: vmcs.read(limit),
-                        ar: vmcs.read(rights),
+                    let selector = vmcs.read(selector);
+                    // 64-bit code has the bases of FS and GS, the mode in CS and the privilege level in SS;
+                    // the rest of the segments does not matter.
+                    match reg {
+                        SegReg::Es | SegReg::Ds if long => Segment {
+                            selector,
+                            ..Segment::default()
+                        },
+                        SegReg::Fs | SegReg::Gs if long => Segment {
+                            selector,
+                            base: vmcs.read(base),
+                            ..Segment::default()
+                        },
+                        SegReg::Cs | SegReg::Ss if long => Segment {
+                            selector,
+                            ar: vmcs.read(rights),
+                            ..Segment::default()
+                        },
+                        _ => Segment {
+                            selector,
+                            base: vmcs.read(base),
+                            limit: vmcs.read(limit),
+                            ar: vmcs.read(rights),
+                        },
                     }
                 }),
                 cr0: cr::guest_view(vmcs.read(field::GUEST_CR0), cr0, cr0_mask),
