@@ -9,6 +9,11 @@ pub const VECTOR: u64 = 0x41;
 /// The bytes of the handler at the end of every row's code.
 pub const HANDLER_LEN: u64 = 16;
 
+/// The port whose writes are events.
+pub const EVENT_PORT: u64 = 0x5c8;
+/// The address whose writes are events.
+pub const EVENT_GPA: u64 = 0xd000_1000;
+
 /// Defines a row's code: what comes before the rounds, and the operation.
 ///
 /// The operation may change RAX to RDI and R8 to R11 (R10 is not 0 in x2APIC mode); RBP is the local APIC's address.
@@ -43,8 +48,10 @@ code!(bench_empty: [], []);
 code!(bench_cpuid: [], ["xor eax, eax", "xor ecx, ecx", "cpuid"]);
 code!(bench_wrmsr: [], ["mov ecx, 0x3b", "xor eax, eax", "xor edx, edx", "wrmsr"]);
 code!(bench_rdmsr: [], ["mov ecx, 0x3b", "rdmsr"]);
-code!(bench_out_kernel: [], ["mov al, 0xff", "out 0x21, al"]);
-code!(bench_in_kernel: [], ["in al, 0x21"]);
+code!(bench_out_event: ["mov edx, 0x5c8", "mov r8d, edx"], ["mov edx, r8d", "out dx, al"]);
+code!(bench_mmio_event: ["mov r9d, 0xd0001000"], ["mov [r9], eax"]);
+code!(bench_out_pic: [], ["mov al, 0xff", "out 0x21, al"]);
+code!(bench_in_pic: [], ["in al, 0x21"]);
 code!(bench_out_user: [], ["out 0xe2, al"]);
 code!(bench_in_user: [], ["in al, 0xe2"]);
 code!(bench_mmio_write: ["mov r9d, 0xd0000000"], ["mov [r9], eax"]);
@@ -142,8 +149,10 @@ rows! {
     "cpuid", "CPUID", Kernel, 500, bench_cpuid;
     "wrmsr", "WRMSR of an emulated MSR (TSC_ADJUST)", Kernel, 500, bench_wrmsr;
     "rdmsr", "RDMSR of an emulated MSR (TSC_ADJUST)", Kernel, 500, bench_rdmsr;
-    "pio-out-kernel", "OUT to a device in the kernel (PIC)", Kernel, 500, bench_out_kernel;
-    "pio-in-kernel", "IN from a device in the kernel (PIC)", Kernel, 500, bench_in_kernel;
+    "pio-out-kernel", "OUT handled in the kernel (ioeventfd)", Kernel, 500, bench_out_event;
+    "mmio-write-kernel", "MMIO write handled in the kernel (ioeventfd)", Kernel, 500, bench_mmio_event;
+    "pic-out", "OUT to the PIC in the kernel", Kernel, 500, bench_out_pic;
+    "pic-in", "IN from the PIC in the kernel", Kernel, 500, bench_in_pic;
     "pio-out-user", "OUT to userspace and back", User, 500, bench_out_user;
     "pio-in-user", "IN from userspace and back", User, 500, bench_in_user;
     "mmio-write-user", "MMIO write to userspace and back", User, 500, bench_mmio_write;

@@ -83,6 +83,7 @@ requests! {
     KVM_GET_IRQCHIP = iowr(0x62, kb::kvm_irqchip);
     KVM_SET_IRQCHIP = ior(0x63, kb::kvm_irqchip);
     KVM_IRQ_LINE_STATUS = iowr(0x67, kb::kvm_irq_level);
+    KVM_IOEVENTFD = iow(0x79, kb::kvm_ioeventfd);
     KVM_RUN = io(0x80);
     KVM_GET_REGS = ior(0x81, kb::kvm_regs);
     KVM_SET_REGS = iow(0x82, kb::kvm_regs);

@@ -168,7 +168,7 @@ fn ioctl_capabilities_work() -> TestResult {
         (kb::KVM_CAP_ADJUST_CLOCK, |m, at| ioctl(m.vm.fd(), ior::<[u64; 6]>(0x7c, "GET_CLOCK"), at)),
         (kb::KVM_CAP_PIT2, |m, at| ioctl(m.vm.fd(), iow::<[u32; 16]>(0x77, "CREATE_PIT2"), at)),
         (kb::KVM_CAP_IRQFD, |m, at| ioctl(m.vm.fd(), iow::<[u64; 4]>(0x76, "IRQFD"), at)),
-        (kb::KVM_CAP_IOEVENTFD, |m, at| ioctl(m.vm.fd(), iow::<[u64; 8]>(0x79, "IOEVENTFD"), at)),
+        (kb::KVM_CAP_IOEVENTFD, |m, at| ioctl(m.vm.fd(), KVM_IOEVENTFD, at)),
         (kb::KVM_CAP_IRQ_ROUTING, |m, at| {
             ioctl(m.vm.fd(), iow::<u64>(0x6a, "SET_GSI_ROUTING"), at)
         }),

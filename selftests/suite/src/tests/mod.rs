@@ -30,6 +30,7 @@ groups!(
     ioctl_vm,
     ioctl_vcpu,
     ioctl_lists,
+    ioctl_eventfd,
     ioctl_fuzz,
     irq_apic,
     irq_apic_regs,
