@@ -109,12 +109,7 @@ impl Doorbells {
     /// `EINVAL` for bad arguments, `EBADF` for a bad descriptor, `EEXIST` when the same write would signal
     /// two eventfds, `ENOSPC` when there are too many, `ENOENT` when the one to be taken back does not exist.
     pub(crate) fn change(&self, request: &uapi::kvm_ioeventfd) -> Result {
-        let bell = Doorbell::new(
-            request.addr,
-            request.len,
-            request.datamatch,
-            request.flags,
-        )?;
+        let bell = Doorbell::new(request.addr, request.len, request.datamatch, request.flags)?;
         let event = EventFd::get(request.fd)?;
         let _changing = self.changing.lock();
         if request.flags & flag::DEASSIGN != 0 {

@@ -10,6 +10,7 @@ use crate::{
         cpu,
         sched, //
     },
+    memory::Fault,
     model::{
         event::MpState,
         exit::{
@@ -25,7 +26,6 @@ use crate::{
             Gpr, //
         }, //
     },
-    memory::Fault,
     uapi,
     vcpu::State, //
 };
@@ -186,7 +186,11 @@ impl State {
     /// An access that the nested page tables do not allow: memory that is not mapped yet, or a device.
     fn nested_fault(&mut self, fault: &NestedFault, vectored: Option<&Event>) -> Result<Next> {
         cpu::data_cache_used();
-        match self.vm.memory().fault(&mut self.spare, fault.gpa, fault.write) {
+        match self
+            .vm
+            .memory()
+            .fault(&mut self.spare, fault.gpa, fault.write)
+        {
             Ok(()) => Ok(Next::Resume),
             Err(Fault::Host(e)) => Err(e),
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
@@ -262,10 +266,8 @@ impl State {
             Exit::Unknown(number) => u64::from(*number),
             _ => 0,
         };
-        self.run.set_internal_error(
-            uapi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
-            &[number],
-        );
+        self.run
+            .set_internal_error(uapi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, &[number]);
         Ok(Next::ToUser)
     }
 }

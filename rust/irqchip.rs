@@ -160,9 +160,8 @@ fn is_taken(vcpus: &VcpuTable, message: &Message) -> bool {
 
 /// Sends an inter-processor interrupt of vCPU `sender`.
 pub(crate) fn send_ipi(vcpus: &VcpuTable, sender: u32, ipi: &Ipi) {
-    let reached = |vcpu: &&kernel::sync::Arc<VcpuShared>| {
-        ipi.reaches(&vcpu.identity(), vcpu.id == sender)
-    };
+    let reached =
+        |vcpu: &&kernel::sync::Arc<VcpuShared>| ipi.reaches(&vcpu.identity(), vcpu.id == sender);
     if ipi.delivery == DeliveryMode::LowestPriority {
         let candidates = vcpus
             .iter()

@@ -195,7 +195,10 @@ impl Memory {
         // Only this thread changes slots now, so the plan stays true while the new table is made.
         let (change, count) = {
             let inner = self.inner.lock();
-            (memslot::plan(&inner.slots, request, &limits)?, inner.slots.len())
+            (
+                memslot::plan(&inner.slots, request, &limits)?,
+                inner.slots.len(),
+            )
         };
         let mut new = KVVec::with_capacity(count.saturating_add(1), GFP_KERNEL_ACCOUNT)?;
         let mut gone = None;
@@ -394,7 +397,8 @@ impl Memory {
         // Tables that a mapping has replaced go, too: those that are there before the flush begins.
         let mut garbage = core::mem::replace(&mut self.inner.lock().garbage, Garbage::new());
         self.generation.fetch_add(1, Full);
-        self.vcpus.for_each(|vcpu| vcpu.timer.waiter.wait_until_out());
+        self.vcpus
+            .for_each(|vcpu| vcpu.timer.waiter.wait_until_out());
         garbage.free();
     }
 
@@ -436,9 +440,7 @@ impl Inner {
 
 fn insert(slots: &mut KVVec<Slot>, slot: Slot) -> Result {
     let at = memslot::insert_position(slots, slot.base_gfn);
-    slots
-        .insert_within_capacity(at, slot)
-        .map_err(|_| ENOMEM)
+    slots.insert_within_capacity(at, slot).map_err(|_| ENOMEM)
 }
 
 impl MemoryWatcher for Memory {

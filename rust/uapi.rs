@@ -146,7 +146,11 @@ pub(crate) fn put<T: AsBytes>(arg: usize, value: &T) -> Result {
 }
 
 /// Reads `count` entries that follow a header of `header` bytes at `arg`.
-pub(crate) fn get_entries<T: FromBytes>(arg: usize, header: usize, count: usize) -> Result<KVVec<T>> {
+pub(crate) fn get_entries<T: FromBytes>(
+    arg: usize,
+    header: usize,
+    count: usize,
+) -> Result<KVVec<T>> {
     let size = count.checked_mul(size_of::<T>()).ok_or(E2BIG)?;
     let start = arg.checked_add(header).ok_or(EFAULT)?;
     let mut reader = UserSlice::new(UserPtr::from_addr(start), size).reader();

@@ -58,8 +58,8 @@ pub(crate) mod run_page;
 mod state;
 pub(crate) mod table;
 
-pub(crate) use run_page::MMAP_SIZE;
 use run_page::RunPages;
+pub(crate) use run_page::MMAP_SIZE;
 use table::VcpuShared;
 
 /// A virtual CPU.

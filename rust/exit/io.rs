@@ -30,7 +30,11 @@ impl State {
         if out {
             let value = self.regs.gpr[Gpr::Rax.index()].to_le_bytes();
             let data = value.get(..usize::from(access.size)).unwrap_or(&[]);
-            if self.vm.doorbells().ring(Bus::Port, access.port.into(), data) {
+            if self
+                .vm
+                .doorbells()
+                .ring(Bus::Port, access.port.into(), data)
+            {
                 return self.skip();
             }
             self.run.write_pio(data);

@@ -171,9 +171,10 @@ impl<'a> VcpuMachine<'a> {
         let mut tables = Tables(self.state);
         match walk::walk(&self.paging, &mut tables, linear, request) {
             Ok(translation) => Ok(translation.gpa),
-            Err(WalkError::Fault(fault)) => {
-                Err(Stop::Fault(Exception::page_fault(fault.gva, fault.error_code)))
-            }
+            Err(WalkError::Fault(fault)) => Err(Stop::Fault(Exception::page_fault(
+                fault.gva,
+                fault.error_code,
+            ))),
             Err(WalkError::Unreadable(_)) => Err(Stop::Unhandled),
             Err(WalkError::Contended) => {
                 self.again = true;

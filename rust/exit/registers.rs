@@ -226,7 +226,11 @@ impl State {
     }
 
     /// Copies vector register `n` of the guest.
-    pub(super) fn read_vector(&mut self, n: u8, buf: &mut [u8]) -> Result<(), crate::model::emul::Stop> {
+    pub(super) fn read_vector(
+        &mut self,
+        n: u8,
+        buf: &mut [u8],
+    ) -> Result<(), crate::model::emul::Stop> {
         crate::host::fpu::read_vector(n, buf).ok_or(crate::model::emul::Stop::Unhandled)
     }
 

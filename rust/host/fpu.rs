@@ -80,12 +80,7 @@ impl GuestFpu {
         let mut pkru = 0;
         // SAFETY: The buffer holds at least `uabi_size` bytes; `pkru` is valid for writing.
         kernel::error::to_result(unsafe {
-            b::fpu_copy_uabi_to_guest_fpstate(
-                &mut self.inner,
-                buf.as_ptr().cast(),
-                xcr0,
-                &mut pkru,
-            )
+            b::fpu_copy_uabi_to_guest_fpstate(&mut self.inner, buf.as_ptr().cast(), xcr0, &mut pkru)
         })
     }
 }

@@ -86,7 +86,11 @@ impl<T: Switch> Loaded<T> {
 
     /// Gives access to the state with interrupts off.
     #[inline(always)]
-    pub(crate) fn with<R>(self: Pin<&mut Self>, irq: &IrqOff, f: impl FnOnce(&mut T, &IrqOff) -> R) -> R {
+    pub(crate) fn with<R>(
+        self: Pin<&mut Self>,
+        irq: &IrqOff,
+        f: impl FnOnce(&mut T, &IrqOff) -> R,
+    ) -> R {
         // SAFETY: With interrupts off no notifier runs; `&mut self` excludes another user.
         f(unsafe { &mut *self.state.get() }, irq)
     }

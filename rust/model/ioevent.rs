@@ -100,7 +100,12 @@ impl Doorbell {
 
 /// Returns the first and the last position, excluded, of the bells at one address in a table that is sorted
 /// by [`Doorbell::place`].
-pub fn at<T>(table: &[T], bus: Bus, address: u64, bell: impl Fn(&T) -> &Doorbell) -> (usize, usize) {
+pub fn at<T>(
+    table: &[T],
+    bus: Bus,
+    address: u64,
+    bell: impl Fn(&T) -> &Doorbell,
+) -> (usize, usize) {
     let place = (bus, address);
     let start = table.partition_point(|entry| bell(entry).place() < place);
     let rest = table.get(start..).unwrap_or(&[]);

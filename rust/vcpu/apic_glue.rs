@@ -113,7 +113,11 @@ impl State {
             Timer::OneShotNs(deadline) => self.shared.timer.arm(deadline),
             Timer::TscDeadline(deadline) => {
                 let ticks = deadline.wrapping_sub(self.clock().guest_tsc());
-                let ticks = if ticks as i64 <= 0 { 0 } else { ticks.min(MAX_TICKS) };
+                let ticks = if ticks as i64 <= 0 {
+                    0
+                } else {
+                    ticks.min(MAX_TICKS)
+                };
                 let khz = u64::from(self.vm.tsc_khz()).max(1);
                 // The product of 2^40 and 10^6 fits; rounding up keeps the timer from firing early.
                 let ns = (ticks * NS_PER_MS).div_ceil(khz);
@@ -196,7 +200,9 @@ impl State {
 
     /// Returns IA32_APIC_BASE.
     pub(crate) fn apic_base(&self) -> u64 {
-        self.lapic.as_ref().map_or(self.apic_base, |lapic| lapic.base())
+        self.lapic
+            .as_ref()
+            .map_or(self.apic_base, |lapic| lapic.base())
     }
 
     /// Sets IA32_APIC_BASE.
@@ -221,7 +227,9 @@ impl State {
 
     /// Returns CR8, the task-priority class.
     pub(crate) fn cr8(&self) -> u64 {
-        self.lapic.as_ref().map_or(self.cr8, |lapic| lapic.cr8().into())
+        self.lapic
+            .as_ref()
+            .map_or(self.cr8, |lapic| lapic.cr8().into())
     }
 
     /// Sets CR8, 0 to 15.

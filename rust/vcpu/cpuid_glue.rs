@@ -54,7 +54,12 @@ impl State {
             xcr0: self.xcr0,
             xss: self.msrs.xss(),
         };
-        cpuid::refresh(&mut self.cpuid, &self.cpuid_index, &self.cpu.caps.layout, &state);
+        cpuid::refresh(
+            &mut self.cpuid,
+            &self.cpuid_index,
+            &self.cpu.caps.layout,
+            &state,
+        );
     }
 
     /// `KVM_SET_CPUID2`.

@@ -67,7 +67,12 @@ impl State {
         self.next_event_slow(irq, waiting, wants_window)
     }
 
-    fn next_event_slow(&mut self, irq: &IrqOff, waiting: bool, wants_window: bool) -> Option<Event> {
+    fn next_event_slow(
+        &mut self,
+        irq: &IrqOff,
+        waiting: bool,
+        wants_window: bool,
+    ) -> Option<Event> {
         let window = self.window(irq);
         let next = self.events.next(window, waiting);
         let mut interrupt_window = next.interrupt_window || wants_window;

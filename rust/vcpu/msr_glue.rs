@@ -100,7 +100,11 @@ impl State {
             Place::TscAux => msr::IA32_TSC_AUX,
             // Not offered: the guest has none, and userspace finds 0.
             Place::SpecCtrl | Place::UmwaitControl | Place::Paravirt(_) => {
-                return if origin == Origin::Host { Ok(0) } else { Err(MsrError::Gp) };
+                return if origin == Origin::Host {
+                    Ok(0)
+                } else {
+                    Err(MsrError::Gp)
+                };
             }
         };
         self.backend.msr(held).ok_or(MsrError::Unknown)
@@ -135,7 +139,8 @@ impl State {
             Place::Tsc => {
                 let offset = value.wrapping_sub(cpu::rdtsc());
                 if origin == Origin::Guest {
-                    self.msrs.add_tsc_adjust(offset.wrapping_sub(self.tsc_offset));
+                    self.msrs
+                        .add_tsc_adjust(offset.wrapping_sub(self.tsc_offset));
                 }
                 self.set_tsc_offset(offset);
                 return Ok(());

@@ -224,8 +224,7 @@ fn to_uapi(segment: &Segment) -> kvm_segment {
 
 /// A segment from the API's form, as VM entry accepts it.
 fn from_uapi(given: &kvm_segment, reg: Hidden) -> Segment {
-    let mut rights = u32::from(given.type_) & ar::TYPE
-        | u32::from(given.dpl & 3) << ar::DPL_SHIFT;
+    let mut rights = u32::from(given.type_) & ar::TYPE | u32::from(given.dpl & 3) << ar::DPL_SHIFT;
     for (field, mask) in [
         (given.s, ar::S),
         (given.present, ar::P),

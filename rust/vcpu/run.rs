@@ -101,7 +101,9 @@ impl State {
             if self.handle(&left)? == Next::ToUser {
                 return Ok(());
             }
-            if self.lapic.is_none() && self.run.wants_interrupt_window() && self.ready_for_interrupt()
+            if self.lapic.is_none()
+                && self.run.wants_interrupt_window()
+                && self.ready_for_interrupt()
             {
                 self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
                 return Ok(());

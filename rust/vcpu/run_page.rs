@@ -108,7 +108,10 @@ impl RunPages {
 
     /// Writes what `kvm_run` says of the vCPU at each return to the VMM.
     pub(crate) fn publish(&self, state: &Published) {
-        write!(self, ready_for_interrupt_injection = state.ready_for_interrupt.into());
+        write!(
+            self,
+            ready_for_interrupt_injection = state.ready_for_interrupt.into()
+        );
         write!(self, if_flag = state.if_flag.into());
         write!(self, flags = 0);
         write!(self, cr8 = state.cr8);
@@ -132,7 +135,10 @@ impl RunPages {
         write!(self, __bindgen_anon_1.io.size = size);
         write!(self, __bindgen_anon_1.io.port = port);
         write!(self, __bindgen_anon_1.io.count = count);
-        write!(self, __bindgen_anon_1.io.data_offset = (PIO_PAGE * PAGE_SIZE) as u64);
+        write!(
+            self,
+            __bindgen_anon_1.io.data_offset = (PIO_PAGE * PAGE_SIZE) as u64
+        );
     }
 
     /// Copies to the port page; `data` has a page at most.

@@ -98,7 +98,8 @@ impl Inbox {
 
     /// Takes word `index` of the requested vectors, with those of them that are level triggered.
     pub(crate) fn take_word(&self, index: usize) -> (u64, u64) {
-        let (Some(requests), Some(level)) = (self.requests.get(index), self.level.get(index)) else {
+        let (Some(requests), Some(level)) = (self.requests.get(index), self.level.get(index))
+        else {
             return (0, 0);
         };
         if requests.load(Relaxed) == 0 {
@@ -163,7 +164,9 @@ impl VcpuShared {
     /// Sends an interrupt vector to the local APIC. Any context.
     pub(crate) fn post(&self, vector: u8, trigger: Trigger) {
         let (word, bit) = (usize::from(vector >> 6), 1u64 << (vector & 63));
-        if let (Some(requests), Some(level)) = (self.inbox.requests.get(word), self.inbox.level.get(word)) {
+        if let (Some(requests), Some(level)) =
+            (self.inbox.requests.get(word), self.inbox.level.get(word))
+        {
             if trigger.is_level() {
                 set_bits(level, bit);
             } else {

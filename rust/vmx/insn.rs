@@ -3,7 +3,8 @@
 //! The VMX instructions (SDM vol. 3, chapter 31).
 //!
 //! Each carries an exception-table entry: when a reboot has turned VMX off under a running vCPU they
-//! raise #UD, which must not bring the machine down on its way out. Such an instruction does nothing.
+//! raise #UD, which must not bring the machine down on its way out. Such an instruction does nothing and
+//! counts as a success.
 
 use core::arch::asm;
 
@@ -42,7 +43,7 @@ pub(crate) unsafe fn vmptrld(vmcs: Hpa) -> Result<(), VmFail> {
     // SAFETY: The operand is memory of this frame; the caller vouches for the VMCS.
     unsafe {
         asm!("2: vmptrld [{p}]", "setna {failed}", ignore_fault!(),
-             p = in(reg) &operand, failed = out(reg_byte) failed, options(nostack));
+             p = in(reg) &operand, failed = inout(reg_byte) 0u8 => failed, options(nostack));
     }
     result(failed)
 }
@@ -58,7 +59,7 @@ pub(crate) unsafe fn vmclear(vmcs: Hpa) -> Result<(), VmFail> {
     // SAFETY: As `vmptrld`.
     unsafe {
         asm!("2: vmclear [{p}]", "setna {failed}", ignore_fault!(),
-             p = in(reg) &operand, failed = out(reg_byte) failed, options(nostack));
+             p = in(reg) &operand, failed = inout(reg_byte) 0u8 => failed, options(nostack));
     }
     result(failed)
 }
@@ -71,7 +72,9 @@ pub(crate) unsafe fn vmclear(vmcs: Hpa) -> Result<(), VmFail> {
 pub(crate) unsafe fn vmptrst() -> Option<Hpa> {
     let mut operand = NO_VMCS;
     // SAFETY: Writes 8 bytes to a variable of this frame.
-    unsafe { asm!("2: vmptrst [{p}]", ignore_fault!(), p = in(reg) &mut operand, options(nostack)) };
+    unsafe {
+        asm!("2: vmptrst [{p}]", ignore_fault!(), p = in(reg) &mut operand, options(nostack))
+    };
     (operand != NO_VMCS).then_some(Hpa::new(operand))
 }
 
@@ -102,7 +105,7 @@ pub(crate) unsafe fn vmread_checked(encoding: u32) -> Result<u64, VmFail> {
     unsafe {
         asm!("2: vmread {v}, {f}", "setna {failed}", ignore_fault!(),
              f = in(reg) u64::from(encoding), v = inout(reg) 0u64 => value,
-             failed = out(reg_byte) failed, options(nomem, nostack));
+             failed = inout(reg_byte) 0u8 => failed, options(nomem, nostack));
     }
     result(failed).map(|()| value)
 }
@@ -120,7 +123,7 @@ pub(crate) unsafe fn vmwrite(encoding: u32, value: u64) -> Result<(), VmFail> {
     unsafe {
         asm!("2: vmwrite {f}, {v}", "setna {failed}", ignore_fault!(),
              f = in(reg) u64::from(encoding), v = in(reg) value,
-             failed = out(reg_byte) failed, options(nomem, nostack));
+             failed = inout(reg_byte) 0u8 => failed, options(nomem, nostack));
     }
     result(failed)
 }

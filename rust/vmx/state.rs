@@ -139,7 +139,8 @@ impl VmxState {
 
     /// Sets it; the value must be valid for the MSR (canonical where it is an address).
     pub(crate) fn set_syscall_msr(&mut self, index: usize, value: u64, _irq: &IrqOff) {
-        let (Some(guest), Some(&number)) = (self.guest_msrs.get_mut(index), SYSCALL_MSRS.get(index))
+        let (Some(guest), Some(&number)) =
+            (self.guest_msrs.get_mut(index), SYSCALL_MSRS.get(index))
         else {
             return;
         };
