@@ -19,7 +19,7 @@ tests!(
     mem_slot_readonly,
     mem_slot_alias,
     mem_slot_cross_boundary,
-    mem_slot_churn,
+    mem_slot_churn = 40,
     mem_slot_churn_own = 40,
     mem_high_gpa,
     mem_all_of_ram,
@@ -184,7 +184,7 @@ fn mem_slot_churn() -> TestResult {
     let stop = m.mem.addr() + DATA + 8;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for _ in 0..env().rounds(200) {
+            for _ in 0..env().rounds(60) {
                 let steps = [
                     set(AT, 0),
                     set(AT, 16 * P),
@@ -215,7 +215,7 @@ fn mem_slot_churn() -> TestResult {
 /// The guest's own memory is taken away and given back while it runs: it waits in MMIO or goes on.
 fn mem_slot_churn_own() -> TestResult {
     let (mut m, mem) = touching()?;
-    for round in 1..=env().rounds(300) {
+    for round in 1..=env().rounds(100) {
         m.vm.set_slot(1, 0, 0, 0, 0)?;
         m.vm.set_slot(1, 0, AT, 16 * P, mem.addr())?;
         m.run_sync()?;
