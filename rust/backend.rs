@@ -53,6 +53,8 @@ pub(crate) struct Entry<'a> {
     /// The generation of the VM's memory: another one than at the last entry makes old translations of
     /// guest-physical addresses invalid.
     pub(crate) tlb_generation: u64,
+    /// The host's TSC at which the guest must be left, where the backend has such a timer.
+    pub(crate) deadline: Option<u64>,
     /// The local APIC's task priority.
     pub(crate) tpr: u8,
     /// The priority class below which a write of CR8 must exit, for a pending interrupt.

@@ -57,6 +57,10 @@ module! {
             default: 1,
             description: "Use accessed and dirty flags in EPT, where the CPU can",
         },
+        preemption_timer: u8 {
+            default: 1,
+            description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can",
+        },
         tpr_shadow: u8 {
             default: 1,
             description: "Let the CPU handle CR8, where it can",
@@ -98,6 +102,7 @@ fn enable() -> Result<host::hotplug::VirtualizationOn> {
         ept_1g: large,
         ept_ad: on(module_parameters::ept_ad.value()),
         tpr_shadow: on(module_parameters::tpr_shadow.value()),
+        preemption_timer: on(module_parameters::preemption_timer.value()),
         apic_accesses: false,
         apic_registers: false,
         ..Default::default()

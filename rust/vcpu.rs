@@ -107,6 +107,10 @@ pub(crate) struct State {
     pub(crate) guest: cpuid::Guest,
     pub(crate) msrs: KBox<MsrFile>,
     pub(crate) tsc_offset: u64,
+    /// What the APIC timer waits for.
+    pub(crate) timer: apic::Timer,
+    /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
+    pub(crate) deadline: Option<u64>,
     pub(crate) signal_mask: Option<kernel::bindings::sigset_t>,
     pub(crate) spare: Spare,
     pub(crate) pending: Pending,
@@ -149,6 +153,8 @@ impl Vcpu {
                     GFP_KERNEL_ACCOUNT,
                 )?,
                 tsc_offset: 0,
+                timer: apic::Timer::Stop,
+                deadline: None,
                 signal_mask: None,
                 spare: Spare::default(),
                 pending: Pending::None,

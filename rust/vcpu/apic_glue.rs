@@ -48,6 +48,9 @@ impl Clock for VcpuClock {
 /// TSC ticks that a deadline may be ahead when it is turned into time; a longer wait is cut into pieces.
 const MAX_TICKS: u64 = 1 << 40;
 
+/// The highest TSC frequency that is reckoned with, in kHz.
+const MAX_KHZ: u64 = 1 << 23;
+
 /// Bits of IA32_APIC_BASE that are reserved whatever the width of addresses: 7:0 and 9.
 const APIC_BASE_RESERVED: u64 = 0x2ff;
 
@@ -63,7 +66,8 @@ impl State {
 
     /// Moves what others have sent into the vCPU.
     pub(crate) fn collect(&mut self) {
-        if self.shared.timer.take_fired() {
+        let passed = self.deadline.is_some_and(|deadline| cpu::rdtsc() >= deadline);
+        if passed || self.shared.timer.take_fired() {
             let clock = self.clock();
             if let Some(lapic) = &mut self.lapic {
                 let timer = lapic.timer_expired(&clock);
@@ -106,22 +110,49 @@ impl State {
         }
     }
 
-    /// Programs the host's timer.
+    /// Programs the APIC timer's next interrupt.
+    ///
+    /// While the guest runs, a timer of the processor's ends its run in time, if there is one: that costs a
+    /// register write for each entry, and the host's timer, which takes hundreds of instructions to program,
+    /// is needed only while the vCPU sleeps.
     pub(crate) fn arm(&mut self, timer: Timer) {
+        self.timer = timer;
+        if self.backend.has_deadline() {
+            self.deadline = self.ticks_until(timer).map(|ticks| cpu::rdtsc().saturating_add(ticks));
+        } else {
+            self.arm_host_timer();
+        }
+    }
+
+    /// Programs the host's timer for the APIC timer's next interrupt.
+    pub(super) fn arm_host_timer(&self) {
+        let khz = u64::from(self.vm.tsc_khz()).max(1);
+        let host = &self.shared.timer;
+        match (self.timer, self.ticks_until(self.timer)) {
+            (Timer::OneShotNs(deadline), _) => host.arm(deadline),
+            // The product of 2^40 and 10^6 fits; rounding up keeps the timer from firing early.
+            (_, Some(ticks)) => {
+                let ns = (ticks * NS_PER_MS).div_ceil(khz);
+                host.arm(cpu::now_ns().saturating_add(ns));
+            }
+            (_, None) => host.cancel(),
+        }
+    }
+
+    /// Returns how many TSC ticks it takes until `timer` is due, [`MAX_TICKS`] at most: one that is further
+    /// away is looked at again then.
+    fn ticks_until(&self, timer: Timer) -> Option<u64> {
         match timer {
-            Timer::Stop => self.shared.timer.cancel(),
-            Timer::OneShotNs(deadline) => self.shared.timer.arm(deadline),
+            Timer::Stop => None,
+            Timer::OneShotNs(deadline) => {
+                let ns = deadline.saturating_sub(cpu::now_ns()).min(MAX_TICKS);
+                // A TSC ticks less than 2^23 times in a millisecond, so the product fits.
+                let khz = u64::from(self.vm.tsc_khz()).min(MAX_KHZ);
+                Some((ns * khz).div_ceil(NS_PER_MS).min(MAX_TICKS))
+            }
             Timer::TscDeadline(deadline) => {
                 let ticks = deadline.wrapping_sub(self.clock().guest_tsc());
-                let ticks = if ticks as i64 <= 0 {
-                    0
-                } else {
-                    ticks.min(MAX_TICKS)
-                };
-                let khz = u64::from(self.vm.tsc_khz()).max(1);
-                // The product of 2^40 and 10^6 fits; rounding up keeps the timer from firing early.
-                let ns = (ticks * NS_PER_MS).div_ceil(khz);
-                self.shared.timer.arm(cpu::now_ns().saturating_add(ns));
+                Some(if ticks as i64 <= 0 { 0 } else { ticks.min(MAX_TICKS) })
             }
         }
     }
@@ -216,7 +247,7 @@ impl State {
         };
         let change = lapic.write_base(value, initiator)?;
         if change.stop_timer {
-            self.shared.timer.cancel();
+            self.arm(Timer::Stop);
         }
         if change.mode {
             self.publish_identity();

@@ -6,7 +6,10 @@ use kernel::prelude::*;
 
 use super::State;
 use crate::{
-    host::cpu::IrqOff,
+    host::cpu::{
+        self,
+        IrqOff, //
+    },
     model::{
         event::{
             is_fault,
@@ -44,6 +47,7 @@ impl State {
         self.events.is_idle()
             && self.shared.inbox().is_empty()
             && !self.shared.timer.has_fired()
+            && self.deadline.is_none_or(|deadline| cpu::rdtsc() < deadline)
             && !crate::host::sched::exit_work_pending()
     }
 

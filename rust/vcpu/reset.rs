@@ -10,7 +10,10 @@ use crate::{
         TableReg, //
     },
     model::{
-        apic::Reset as ApicReset,
+        apic::{
+            Reset as ApicReset,
+            Timer, //
+        },
         event::MpState,
         msr::Reset as MsrReset,
         sregs::DebugRegs,
@@ -63,7 +66,7 @@ impl State {
         self.events.reset();
         if let Some(lapic) = &mut self.lapic {
             lapic.reset(ApicReset::Init);
-            self.shared.timer.cancel();
+            self.arm(Timer::Stop);
         }
         self.publish_identity();
         self.reset_registers();

@@ -128,11 +128,16 @@ impl State {
             self.mp_state = MpState::Runnable;
             return Ok(true);
         }
+        if self.deadline.is_some() {
+            self.arm_host_timer();
+        }
         let shared = self.shared.clone();
         let ready = || !shared.inbox().is_empty() || shared.timer.has_fired();
-        shared.timer.waiter.wait(ready).inspect_err(|_| {
-            self.run.set_reason(uapi::KVM_EXIT_INTR);
-        })?;
+        let woken = shared.timer.waiter.wait(ready);
+        if self.deadline.is_some() && !shared.timer.has_fired() {
+            shared.timer.cancel();
+        }
+        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))?;
         Ok(false)
     }
 
@@ -183,6 +188,7 @@ impl State {
             &Entry {
                 inject: event.as_ref(),
                 tlb_generation,
+                deadline: self.deadline,
                 tpr,
                 tpr_threshold,
             },

@@ -89,6 +89,8 @@ pub(crate) struct VmxVcpu {
     state: Pin<KBox<Loaded<VmxState>>>,
     vapic: HostPage,
     has_apic: bool,
+    /// The preemption timer is on.
+    timer_on: bool,
     /// The current values of controls that change.
     primary: u32,
     entry_controls: u32,
@@ -158,6 +160,7 @@ impl VmxVcpu {
             state,
             vapic,
             has_apic: has_apic && vmx.controls.features.tpr_shadow,
+            timer_on: false,
             primary: controls,
             entry_controls: vmx.controls.entry,
             eptp,
@@ -294,6 +297,9 @@ impl VmxVcpu {
         self.tlb_generation = generation;
         let flush_guest = core::mem::take(&mut self.flush_guest_tlb);
         let (eptp, vpid, has_vpid) = (self.eptp, self.vpid, self.vmx.controls.features.vpid);
+        let vmx = self.vmx;
+        let timer_on = entry.deadline.is_some();
+        let timer_was_on = core::mem::replace(&mut self.timer_on, timer_on);
         if self.has_apic {
             self.sync_tpr_in(irq, entry.tpr, entry.tpr_threshold);
         }
@@ -314,6 +320,9 @@ impl VmxVcpu {
                 regs.launched = 0;
             }
             let mut vmcs = state.vmcs(irq);
+            if timer_on || timer_was_on {
+                set_deadline(&mut vmcs, vmx, entry.deadline, timer_was_on);
+            }
             if let Some(event) = entry.inject {
                 inject(&mut vmcs, event);
             }
@@ -342,6 +351,12 @@ impl VmxVcpu {
             }
             Left { exit, vectored }
         })
+    }
+
+    /// Whether the backend can end the guest's run at a TSC value.
+    #[inline(always)]
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.vmx.controls.features.preemption_timer.is_some()
     }
 
     /// Moves the task priority into the virtual-APIC page, which CR8 accesses of the guest use.
@@ -494,6 +509,23 @@ fn after_instruction(vmcs: &mut CurrentVmcs<'_>) -> bool {
         );
     }
     vmcs.read(field::GUEST_RFLAGS) & rflags::TF != 0
+}
+
+/// Has the guest's run end when the TSC reaches `deadline` (section 26.5.1).
+#[inline]
+fn set_deadline(vmcs: &mut CurrentVmcs<'_>, vmx: &Vmx, deadline: Option<u64>, was_on: bool) {
+    let base = vmx.controls.pin & !pin::PREEMPTION_TIMER;
+    let (Some(deadline), Some(shift)) = (deadline, vmx.controls.features.preemption_timer) else {
+        vmcs.write(field::PIN_BASED_CONTROLS, base);
+        return;
+    };
+    if !was_on {
+        vmcs.write(field::PIN_BASED_CONTROLS, base | pin::PREEMPTION_TIMER);
+    }
+    let ticks = deadline.saturating_sub(cpu::rdtsc()) >> (shift & 31);
+    // One more than the rounded-down count: rather a little late than an exit for nothing.
+    let count = u32::try_from(ticks.saturating_add(1)).unwrap_or(u32::MAX);
+    vmcs.write(field::PREEMPTION_TIMER_VALUE, count);
 }
 
 /// Arranges for `event` to be delivered at the entry.
