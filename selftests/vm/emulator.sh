@@ -7,13 +7,13 @@
 # No waiting for what is known (timer check, delay loop); warnings and worse on the console, as they happen.
 # The CPU-bug mitigations stay off: most nested tests ask what a kernel does, not how fast it does it safely.
 # A test that is about them says --append mitigations=auto.
-base_cmdline='console=ttyS0,115200 loglevel=5 oops=panic panic=0 tsc=reliable no_timer_check lpj=100000
-	mitigations=off'
+base_cmdline='console=ttyS0,115200 loglevel=5 oops=panic panic=0 tsc=reliable no_timer_check lpj=100000'
 
 # Sets $emulator to the pid and writes to $work only.
 start_emulator() {
 	local cmdline
 	cmdline=$(echo $base_cmdline $append)
+	[[ $append == *mitigations=* ]] || cmdline="$cmdline mitigations=off"
 	if nests_in_hardware "$backend"; then
 		start_qemu "$cmdline" kvm host
 	elif [ "$backend" = svm ]; then
