@@ -19,6 +19,7 @@ mod delivery;
 mod errors;
 mod ipi;
 mod lvt;
+mod mirror;
 mod regs;
 mod state;
 #[cfg(test)]

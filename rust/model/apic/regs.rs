@@ -122,22 +122,51 @@ pub const BANK_LEN: u8 = 8;
 
 /// The plain registers' values, by [`Reg`]; ISR, TMR, IRR and the computed ones are kept elsewhere.
 #[derive(Clone, Debug)]
-pub struct Registers([u32; REG_COUNT]);
+pub struct Registers {
+    values: [u32; REG_COUNT],
+    /// One bit for each register that has been set since [`Registers::take_changed`].
+    changed: u64,
+}
 
 impl Registers {
     /// Returns all registers zero.
     pub const fn new() -> Self {
-        Self([0; REG_COUNT])
+        Self {
+            values: [0; REG_COUNT],
+            changed: u64::MAX,
+        }
     }
 
     /// Returns the value of `reg`.
     pub const fn get(&self, reg: Reg) -> u32 {
-        self.0[reg.number()]
+        self.values[reg.number()]
+    }
+
+    /// Returns the value of register `number`, 0 for one that does not exist.
+    pub fn by_number(&self, number: u8) -> u32 {
+        self.values.get(usize::from(number)).copied().unwrap_or(0)
     }
 
     /// Sets `reg` to `value`.
     pub fn set(&mut self, reg: Reg, value: u32) {
-        self.0[reg.number()] = value;
+        self.values[reg.number()] = value;
+        self.changed |= 1 << reg.number();
+    }
+
+    /// Says that register `number` has changed.
+    pub fn mark(&mut self, number: u8) {
+        self.changed |= 1u64.checked_shl(number.into()).unwrap_or(0);
+    }
+
+    /// Returns the registers that have been set, one bit each.
+    #[inline]
+    pub const fn changed(&self) -> u64 {
+        self.changed
+    }
+
+    /// Returns them and forgets them.
+    pub fn take_changed(&mut self) -> u64 {
+        core::mem::take(&mut self.changed)
     }
 }
 

@@ -10,13 +10,29 @@ const WORD_BITS: usize = 64;
 pub const WORDS: usize = VECTORS / WORD_BITS;
 
 /// A 256-bit set, vector `v` being bit `v % 64` of word `v / 64`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VectorSet([u64; WORDS]);
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VectorSet {
+    words: [u64; WORDS],
+    /// One bit for each of the eight 32-bit registers that may differ from what
+    /// [`VectorSet::take_changed`] last told.
+    changed: u8,
+}
+
+impl PartialEq for VectorSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.words == other.words
+    }
+}
+
+impl Eq for VectorSet {}
 
 impl VectorSet {
     /// Returns the empty set.
     pub const fn new() -> Self {
-        Self([0; WORDS])
+        Self {
+            words: [0; WORDS],
+            changed: u8::MAX,
+        }
     }
 
     /// Returns the word and the bit that hold `vector`.
@@ -27,28 +43,30 @@ impl VectorSet {
     /// Adds `vector`; returns whether it was absent.
     pub fn insert(&mut self, vector: u8) -> bool {
         let (word, bit) = Self::place(vector);
-        let absent = self.0[word] & bit == 0;
-        self.0[word] |= bit;
+        let absent = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        self.changed |= 1 << (vector >> 5);
         absent
     }
 
     /// Removes `vector`; returns whether it was present.
     pub fn remove(&mut self, vector: u8) -> bool {
         let (word, bit) = Self::place(vector);
-        let present = self.0[word] & bit != 0;
-        self.0[word] &= !bit;
+        let present = self.words[word] & bit != 0;
+        self.words[word] &= !bit;
+        self.changed |= 1 << (vector >> 5);
         present
     }
 
     /// Returns whether `vector` is present.
     pub const fn contains(&self, vector: u8) -> bool {
         let (word, bit) = Self::place(vector);
-        self.0[word] & bit != 0
+        self.words[word] & bit != 0
     }
 
     /// Returns the highest vector, or 0 when the set is empty or holds only vector 0.
     pub fn highest(&self) -> u8 {
-        for (index, &word) in self.0.iter().enumerate().rev() {
+        for (index, &word) in self.words.iter().enumerate().rev() {
             if word != 0 {
                 return ((index as u8) << 6) | (63 - word.leading_zeros() as u8);
             }
@@ -58,14 +76,26 @@ impl VectorSet {
 
     /// Returns 64-bit word `index`, or 0 when there is none.
     pub fn word(&self, index: usize) -> u64 {
-        self.0.get(index).copied().unwrap_or(0)
+        self.words.get(index).copied().unwrap_or(0)
     }
 
     /// Replaces 64-bit word `index`; does nothing when there is none.
     pub fn set_word(&mut self, index: usize, bits: u64) {
-        if let Some(word) = self.0.get_mut(index) {
+        if let Some(word) = self.words.get_mut(index) {
             *word = bits;
+            self.changed |= 3u8.checked_shl(index as u32 * 2).unwrap_or(0);
         }
+    }
+
+    /// Returns which of the eight 32-bit registers may have changed, one bit each.
+    #[inline]
+    pub const fn changed(&self) -> u8 {
+        self.changed
+    }
+
+    /// Returns them and forgets them.
+    pub fn take_changed(&mut self) -> u8 {
+        core::mem::take(&mut self.changed)
     }
 
     /// Returns register `index` (0 to 7) of the eight 32-bit ones that show the set to a guest.
