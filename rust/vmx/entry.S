@@ -34,7 +34,8 @@ SYM_FUNC_START(vireo_vmx_enter)
 	mov	$HOST_RSP_FIELD, %eax
 	vmwrite	%rsp, %rax
 1:
-	cmpq	$0, VIREO_REGS_LAUNCHED(%rdi)
+	/* CF, below, says "not launched": ZF would not do, as the VERW of CLEAR_CPU_BUFFERS changes it. */
+	cmpq	$1, VIREO_REGS_LAUNCHED(%rdi)
 	mov	0x00(%rdi), %rax
 	mov	0x08(%rdi), %rcx
 	mov	0x10(%rdi), %rdx
@@ -51,7 +52,7 @@ SYM_FUNC_START(vireo_vmx_enter)
 	mov	0x78(%rdi), %r15
 	mov	0x38(%rdi), %rdi
 	CLEAR_CPU_BUFFERS
-	je	.Llaunch
+	jb	.Llaunch
 
 	/* The exit resumes at vireo_vmx_exit with this very stack. */
 	UNWIND_HINT_SAVE
