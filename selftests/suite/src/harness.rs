@@ -58,7 +58,7 @@ pub struct Env {
 
 static ENV: OnceLock<Env> = OnceLock::new();
 
-/// Sets what [`env`] returns; once.
+/// Sets what [`env()`] returns; once.
 pub fn set_env(env: Env) {
     ENV.set(env).expect("the environment is set once");
 }

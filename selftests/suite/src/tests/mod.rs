@@ -18,6 +18,7 @@ groups!(
     entry,
     entry_fpu,
     entry_state,
+    entry_paging,
     exit_io,
     exit_mmio,
     exit_cpuid,
@@ -42,5 +43,6 @@ groups!(
     mem_reclaim,
     signal,
     life,
+    life_cpus,
     coexist,
 );
