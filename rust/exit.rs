@@ -14,6 +14,8 @@ use crate::{
     model::{
         event::MpState,
         exit::{
+            ApicAccess,
+            ApicAccessKind,
             Event,
             Exit,
             NestedFault,
@@ -89,6 +91,11 @@ impl State {
             | Exit::Xsaves
             | Exit::Xrstors => self.fault(Exception::ud()),
             Exit::Invlpg(_) => self.invlpg(),
+            Exit::ApicWrite(offset) => {
+                self.apic_written(offset);
+                Ok(Next::Resume)
+            }
+            Exit::ApicAccess(access) => self.apic_access(&access),
             Exit::TripleFault => self.to_user(uapi::KVM_EXIT_SHUTDOWN),
             Exit::EntryFailure(failure) => {
                 self.report_entry_failure(failure.reason, failure.qualification)
@@ -193,8 +200,20 @@ impl State {
         {
             Ok(()) => Ok(Next::Resume),
             Err(Fault::Host(e)) => Err(e),
+            Err(Fault::Mmio) if self.map_apic_page(fault.gpa)? => Ok(Next::Resume),
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
             Err(Fault::Mmio) => self.emulate(Some(fault)),
+        }
+    }
+
+    /// An access of the APIC's page that the processor leaves to us.
+    fn apic_access(&mut self, access: &ApicAccess) -> Result<Next> {
+        match access.kind {
+            ApicAccessKind::Read | ApicAccessKind::Write => self.emulate(None),
+            // Code, stacks, tables and page tables are not kept in the APIC.
+            ApicAccessKind::Fetch | ApicAccessKind::EventDelivery | ApicAccessKind::Physical => {
+                self.emulation_failure(&[])
+            }
         }
     }
 

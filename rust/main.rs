@@ -57,6 +57,10 @@ module! {
             default: 1,
             description: "Use accessed and dirty flags in EPT, where the CPU can",
         },
+        apic_registers: u8 {
+            default: 1,
+            description: "Let the CPU virtualise the xAPIC's registers, where it can",
+        },
         preemption_timer: u8 {
             default: 1,
             description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can",
@@ -103,8 +107,8 @@ fn enable() -> Result<host::hotplug::VirtualizationOn> {
         ept_ad: on(module_parameters::ept_ad.value()),
         tpr_shadow: on(module_parameters::tpr_shadow.value()),
         preemption_timer: on(module_parameters::preemption_timer.value()),
-        apic_accesses: false,
-        apic_registers: false,
+        apic_accesses: on(module_parameters::apic_registers.value()),
+        apic_registers: on(module_parameters::apic_registers.value()),
         ..Default::default()
     };
     vmx::setup::Vmx::probe(&options)?;

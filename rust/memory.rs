@@ -33,6 +33,7 @@ use kernel::{
 use crate::{
     host::{
         notifier::MemoryWatcher,
+        page::HostPage,
         sched,
         user::{
             self,
@@ -116,6 +117,11 @@ pub(crate) struct Memory {
     /// The vCPUs that may have translations in their CPU's TLB.
     pub(crate) vcpus: VcpuTable,
     root: Hpa,
+    /// What is mapped at the local APICs' address while the processor virtualises accesses to it: nothing
+    /// ever gets there.
+    apic_page: HostPage,
+    /// A vCPU's local APIC has left its address, so that the page must not be mapped.
+    apic_moved: Atomic<u32>,
     /// The largest page that the processor can map.
     largest: PageSize,
     mm: *mut kernel::bindings::mm_struct,
@@ -163,6 +169,8 @@ impl Memory {
             generation: Atomic::new(1),
             vcpus: VcpuTable::new(),
             root,
+            apic_page: HostPage::new()?,
+            apic_moved: Atomic::new(0),
             largest,
             mm,
         }? Error))
@@ -334,6 +342,48 @@ impl Memory {
             Some(table) => table.trace(&tables, Gpa::new(gpa).gfn()),
             None => [0; pt::Level::COUNT],
         }
+    }
+
+    /// Returns the address of the page for the local APICs.
+    pub(crate) fn apic_page(&self) -> Hpa {
+        self.apic_page.hpa()
+    }
+
+    /// Maps the page for the local APICs at `gfn`. Returns whether it is mapped.
+    pub(crate) fn map_apic_page(&self, spare: &mut Spare, gfn: Gfn) -> Result<bool> {
+        spare.fill()?;
+        let mut inner = self.inner.lock();
+        if self.apic_moved.load(Relaxed) != 0 || memslot::find(&inner.slots, gfn).is_some() {
+            return Ok(false);
+        }
+        let Inner { table, garbage, .. } = &mut *inner;
+        let Some(table) = table.as_ref() else {
+            return Ok(false);
+        };
+        let mapping = Mapping {
+            gfn,
+            pfn: self.apic_page.hpa().pfn(),
+            size: PageSize::K4,
+            rights: Rights::ALL,
+            caching: Caching::RAM,
+        };
+        let mut tables = HostTables {
+            spare: Some(spare),
+            garbage,
+        };
+        Ok(table.map(&mut tables, &mapping).is_ok())
+    }
+
+    /// Keeps the page from ever being mapped again: one vCPU's accesses there are not virtualised any more.
+    pub(crate) fn unmap_apic_page(&self, gfn: Gfn) {
+        {
+            let _inner = self.inner.lock();
+            self.apic_moved.store(1, Relaxed);
+        }
+        self.unmap(GfnRange {
+            start: gfn,
+            end: Gfn::new(gfn.raw().saturating_add(1)),
+        });
     }
 
     /// Returns the largest page that the slot, the processor and the host's own mapping allow.

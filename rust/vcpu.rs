@@ -132,7 +132,8 @@ impl Vcpu {
         let eptp = crate::vmx::vcpu::eptp(vmx, vm.memory().root());
         // Unique in the VM and not 0: what a VPID must be (see `VmxVcpu::new`).
         let vpid = (vm.memory().vcpus.len() as u16).saturating_add(1);
-        let backend = VmxVcpu::new(vmx, eptp, vpid, in_kernel)?;
+        let apic_page = in_kernel.then(|| vm.memory().apic_page());
+        let backend = VmxVcpu::new(vmx, eptp, vpid, apic_page)?;
         let mut state = KBox::new(
             State {
                 backend,
@@ -168,6 +169,7 @@ impl Vcpu {
             GFP_KERNEL_ACCOUNT,
         )?;
         state.reset(id == 0);
+        state.update_apic_mode();
         Arc::pin_init(
             pin_init!(Self {
                 shared,

@@ -15,6 +15,7 @@ use crate::{
     host::cpu,
     irqchip,
     model::{
+        addr::Gpa,
         apic::{
             self,
             Clock,
@@ -22,10 +23,12 @@ use crate::{
             Gp,
             Initiator,
             Lapic,
+            Mode,
             Timer, //
         },
         event::MpState,
-        ioevent::Bus, //
+        ioevent::Bus,
+        x86::apic_base, //
     },
     uapi, //
 };
@@ -54,6 +57,10 @@ const MAX_KHZ: u64 = 1 << 23;
 /// Bits of IA32_APIC_BASE that are reserved whatever the width of addresses: 7:0 and 9.
 const APIC_BASE_RESERVED: u64 = 0x2ff;
 
+/// The register that holds the destination of an inter-processor interrupt; the processor lets the guest
+/// write it without an exit.
+const ICR_HIGH: u16 = 0x310;
+
 /// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -66,7 +73,9 @@ impl State {
 
     /// Moves what others have sent into the vCPU.
     pub(crate) fn collect(&mut self) {
-        let passed = self.deadline.is_some_and(|deadline| cpu::rdtsc() >= deadline);
+        let passed = self
+            .deadline
+            .is_some_and(|deadline| cpu::rdtsc() >= deadline);
         if passed || self.shared.timer.take_fired() {
             let clock = self.clock();
             if let Some(lapic) = &mut self.lapic {
@@ -118,7 +127,9 @@ impl State {
     pub(crate) fn arm(&mut self, timer: Timer) {
         self.timer = timer;
         if self.backend.has_deadline() {
-            self.deadline = self.ticks_until(timer).map(|ticks| cpu::rdtsc().saturating_add(ticks));
+            self.deadline = self
+                .ticks_until(timer)
+                .map(|ticks| cpu::rdtsc().saturating_add(ticks));
         } else {
             self.arm_host_timer();
         }
@@ -152,7 +163,11 @@ impl State {
             }
             Timer::TscDeadline(deadline) => {
                 let ticks = deadline.wrapping_sub(self.clock().guest_tsc());
-                Some(if ticks as i64 <= 0 { 0 } else { ticks.min(MAX_TICKS) })
+                Some(if ticks as i64 <= 0 {
+                    0
+                } else {
+                    ticks.min(MAX_TICKS)
+                })
             }
         }
     }
@@ -220,13 +235,82 @@ impl State {
 
     fn apic_page(&mut self, gpa: u64) -> Option<(&mut Lapic, u32)> {
         let lapic = self.lapic.as_mut()?;
-        let offset = lapic.mmio_offset(crate::model::addr::Gpa::new(gpa))?;
+        let offset = lapic.mmio_offset(Gpa::new(gpa))?;
         Some((lapic, offset))
     }
 
     fn ioapic_window(&self, gpa: u64) -> Option<(&irqchip::Irqchip, u32)> {
         let chip = self.vm.irqchip()?;
         Some((chip, chip.ioapic_offset(gpa)?))
+    }
+
+    /// Whether the processor virtualises accesses of this vCPU's APIC page: it is an xAPIC at its address
+    /// after reset.
+    fn apic_in_place(&self) -> bool {
+        self.lapic.as_ref().is_some_and(|lapic| {
+            lapic.mode() == Mode::Xapic && lapic.address().raw() == apic_base::DEFAULT_ADDR
+        })
+    }
+
+    /// Brings the virtualisation of the APIC's page in line with the APIC's mode and address.
+    pub(super) fn update_apic_mode(&mut self) {
+        if !self.backend.virtualizes_apic() {
+            return;
+        }
+        let in_place = self.apic_in_place();
+        self.backend.set_apic_mode(in_place);
+        if !in_place {
+            self.vm
+                .memory()
+                .unmap_apic_page(Gpa::new(apic_base::DEFAULT_ADDR).gfn());
+        }
+    }
+
+    /// Maps the APIC's page for a guest that has accessed it. Returns whether that helps.
+    pub(crate) fn map_apic_page(&mut self, gpa: Gpa) -> Result<bool> {
+        let page = Gpa::new(apic_base::DEFAULT_ADDR).gfn();
+        if gpa.gfn() != page || !self.backend.virtualizes_apic() || !self.apic_in_place() {
+            return Ok(false);
+        }
+        self.vm.memory().map_apic_page(&mut self.spare, page)
+    }
+
+    /// Brings the copy of the APIC's registers that the guest reads up to date.
+    #[inline]
+    pub(super) fn mirror_apic(&mut self) {
+        if !self.backend.virtualizes_apic() {
+            return;
+        }
+        if let Some(lapic) = &mut self.lapic {
+            if lapic.has_unmirrored() {
+                let backend = &mut self.backend;
+                lapic.mirror(|offset, value| backend.set_apic_register(offset, value));
+            }
+        }
+    }
+
+    /// Takes over what the guest has written without an exit.
+    fn take_silent_writes(&mut self) {
+        if !self.backend.virtualizes_apic() || !self.apic_in_place() {
+            return;
+        }
+        let high = self.backend.apic_register(ICR_HIGH);
+        let clock = self.clock();
+        if let Some(lapic) = &mut self.lapic {
+            let _none = lapic.mmio_write(ICR_HIGH.into(), 4, high.into(), &clock);
+        }
+    }
+
+    /// The guest has written the register at `offset` of the copy, and the instruction is complete.
+    pub(crate) fn apic_written(&mut self, offset: u16) {
+        self.take_silent_writes();
+        let value = self.backend.apic_register(offset);
+        let clock = self.clock();
+        let Some(lapic) = &mut self.lapic else { return };
+        let offset = u32::from(offset & 0xff0);
+        lapic.mark_unmirrored(offset);
+        let effect = lapic.mmio_write(offset, 4, value.into(), &clock);
+        self.apply_apic(effect);
     }
 
     /// Returns IA32_APIC_BASE.
@@ -253,6 +337,9 @@ impl State {
             self.publish_identity();
             self.refresh_cpuid();
         }
+        if change.mode || change.address {
+            self.update_apic_mode();
+        }
         Ok(())
     }
 
@@ -274,6 +361,7 @@ impl State {
     /// `KVM_GET_LAPIC`.
     pub(super) fn get_lapic(&mut self, arg: usize) -> Result {
         self.collect();
+        self.take_silent_writes();
         let clock = self.clock();
         let lapic = self.lapic.as_mut().ok_or(EINVAL)?;
         let mut image = KBox::new([0u8; apic::STATE_BYTES], GFP_KERNEL)?;

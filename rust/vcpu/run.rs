@@ -159,6 +159,7 @@ impl State {
         // SAFETY: Interrupts are off.
         unsafe { b::vireo_fpu_sync() };
         let event = self.next_event(&irq);
+        self.mirror_apic();
         let (tpr, tpr_threshold) = match &self.lapic {
             Some(lapic) => (lapic.tpr(), lapic.tpr_threshold()),
             None => (0, 0),

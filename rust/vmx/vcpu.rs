@@ -40,7 +40,8 @@ use crate::{
                 self,
                 pin,
                 primary,
-                secondary, //
+                secondary,
+                ApicMode, //
             },
             event::{
                 Injection,
@@ -142,7 +143,9 @@ impl VmxVcpu {
     /// `eptp` is the EPT pointer of the VM's memory, `vpid` is 1 or more and unique in the VM: mappings in
     /// the TLB are tagged with the EPT root too, so another VM's or KVM's use of the same VPID does not
     /// matter (SDM vol. 3, section 29.4.1).
-    pub(crate) fn new(vmx: &'static Vmx, eptp: u64, vpid: u16, has_apic: bool) -> Result<Self> {
+    /// `apic` is the page that is mapped at the local APIC's address, if the APIC is in the kernel.
+    pub(crate) fn new(vmx: &'static Vmx, eptp: u64, vpid: u16, apic: Option<Hpa>) -> Result<Self> {
+        let has_apic = apic.is_some();
         let page = HostPage::new()?;
         let vapic = HostPage::new()?;
         let state = {
@@ -174,6 +177,9 @@ impl VmxVcpu {
             tpr_threshold: 0,
         };
         this.init_vmcs();
+        if let (Some(page), true) = (apic, this.virtualizes_apic()) {
+            this.with(|vmcs| vmcs.write(field::APIC_ACCESS_ADDRESS, page.raw()));
+        }
         Ok(this)
     }
 
@@ -351,6 +357,47 @@ impl VmxVcpu {
             }
             Left { exit, vectored }
         })
+    }
+
+    /// Whether the processor virtualises accesses of the xAPIC's page.
+    #[inline(always)]
+    pub(crate) fn virtualizes_apic(&self) -> bool {
+        self.has_apic && self.vmx.controls.features.apic_registers
+    }
+
+    /// Has accesses of the APIC's page virtualised, or not. Without the page in the tables it makes no
+    /// difference, but two ways of virtualising must not be on at once.
+    pub(crate) fn set_apic_mode(&mut self, xapic: bool) {
+        if !self.virtualizes_apic() {
+            return;
+        }
+        let mode = if xapic {
+            ApicMode::XApic
+        } else {
+            ApicMode::Disabled
+        };
+        let secondary = self.vmx.controls.secondary_for(mode);
+        self.with(|vmcs| vmcs.write(field::SECONDARY_CONTROLS, secondary));
+    }
+
+    /// Reads a register of the page that the guest's accesses use, at `offset` below 4 KiB.
+    pub(crate) fn apic_register(&self, offset: u16) -> u32 {
+        let at = usize::from(offset & 0xff0);
+        // SAFETY: The page is ours, and the offset is aligned and within it.
+        unsafe { self.vapic.as_ptr().add(at).cast::<u32>().read_volatile() }
+    }
+
+    /// Writes such a register.
+    pub(crate) fn set_apic_register(&mut self, offset: u32, value: u32) {
+        let at = (offset & 0xff0) as usize;
+        // SAFETY: As above; the vCPU is not in the guest.
+        unsafe {
+            self.vapic
+                .as_ptr()
+                .add(at)
+                .cast::<u32>()
+                .write_volatile(value)
+        };
     }
 
     /// Whether the backend can end the guest's run at a TSC value.
