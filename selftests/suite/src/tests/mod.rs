@@ -21,6 +21,7 @@ groups!(
     entry_paging,
     exit_io,
     exit_mmio,
+    exit_mmio_edges,
     exit_cpuid,
     exit_msr,
     exit_cr,
