@@ -11,11 +11,13 @@ mkdir -p "$build/logs"
 result=$build/bench-$backend.txt
 : >"$result"
 # As kernels are shipped, and without the mitigations of CPU bugs, which cost each exit to userspace a cache flush.
+status=0
 for mitigations in auto off; do
 	say "a nested VM ($backend, mitigations=$mitigations) boots with KVM and Vireo; this usually takes 20 seconds"
 	echo "mitigations=$mitigations, $(date -u +%F):" | tee -a "$result"
 	"$vm_dir/run" --backend "$backend" --kvm --timeout 1200 --append "mitigations=$mitigations" \
 		--log "$build/logs/bench-$backend-$mitigations.log" --add "$program:/usr/bin/vireo-bench" -- vireo-bench |
-		tee -a "$result"
+		tee -a "$result" || status=$?
 done
 say "the tables are in ${result#"$top"/}"
+exit "$status"
