@@ -242,10 +242,15 @@ impl Memory {
         Ok(())
     }
 
+    /// Returns the slot that holds `gfn`.
+    pub(crate) fn slot(&self, gfn: Gfn) -> Option<Slot> {
+        let inner = self.inner.lock();
+        inner.slots.get(memslot::find(&inner.slots, gfn)?).copied()
+    }
+
     /// Returns where the VMM keeps the page `gfn`; `None` without a slot, or for a write without the right.
     pub(crate) fn hva(&self, gfn: Gfn, write: bool) -> Option<Hva> {
-        let inner = self.inner.lock();
-        let slot = inner.slots.get(memslot::find(&inner.slots, gfn)?)?;
+        let slot = self.slot(gfn)?;
         if write && !slot.is_writable() {
             return None;
         }
@@ -257,13 +262,6 @@ impl Memory {
         let hva = self.hva(gpa.gfn(), false).ok_or(EFAULT)?;
         let hva = hva.checked_add(gpa.page_offset()).ok_or(EFAULT)?;
         user::copy_in(hva, to)
-    }
-
-    /// Writes guest memory, which must not cross a page.
-    pub(crate) fn write(&self, gpa: Gpa, from: &[u8]) -> Result {
-        let hva = self.hva(gpa.gfn(), true).ok_or(EFAULT)?;
-        let hva = hva.checked_add(gpa.page_offset()).ok_or(EFAULT)?;
-        user::copy_out(hva, from)
     }
 
     /// Maps the page at `gpa` for an access of the guest's. May sleep.

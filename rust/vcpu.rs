@@ -96,6 +96,8 @@ pub(crate) struct State {
     pub(crate) xcr0: u64,
     pub(crate) debug: DebugRegs,
     pub(crate) lapic: Option<KBox<Lapic>>,
+    /// The processor virtualises accesses of the local APIC's page.
+    pub(crate) apic_virtualized: bool,
     /// IA32_APIC_BASE where the local APIC is the VMM's.
     pub(crate) apic_base: u64,
     /// CR8 where the local APIC is the VMM's.
@@ -141,6 +143,7 @@ impl Vcpu {
                 fpu: GuestFpu::new()?,
                 xcr0: xcr0::X87,
                 debug: DebugRegs::RESET,
+                apic_virtualized: false,
                 apic_base: lapic.base(),
                 lapic: in_kernel.then_some(lapic),
                 cr8: 0,

@@ -22,6 +22,7 @@ use crate::{
             Done,
             Insn,
             Machine,
+            Operand,
             Stop, //
         },
         exit::NestedFault, //
@@ -161,7 +162,6 @@ impl State {
         self.emulation.reads.clear();
         self.emulation.writes.clear();
         self.emulation.kept = None;
-        crate::host::cpu::data_cache_used();
         self.emulate_again(fault)
     }
 
@@ -179,6 +179,9 @@ impl State {
                 _ => emul::fetch(&mut machine, &mut bytes),
             };
             let result = insn.and_then(|insn| {
+                if let Operand::Seg(reg) = insn.src {
+                    machine.load_selector(reg);
+                }
                 let result = emul::execute(&mut machine, &insn);
                 if result == Err(Stop::NeedUser) {
                     machine.keep(insn);

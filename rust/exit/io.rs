@@ -6,6 +6,7 @@ use kernel::prelude::*;
 
 use super::Next;
 use crate::{
+    host::cpu,
     model::{
         exit::{
             Direction,
@@ -24,6 +25,7 @@ impl State {
     /// IN and OUT go to the VMM; INS and OUTS through the emulator, for their memory operand.
     pub(super) fn io(&mut self, access: &IoAccess) -> Result<Next> {
         if access.string.is_some() {
+            cpu::data_cache_used();
             return self.emulate(None);
         }
         let out = access.direction == Direction::Out;

@@ -7,10 +7,13 @@
 
 use super::emulate::Target;
 use crate::{
+    backend::Hidden,
     host::user,
+    memory::Memory,
     model::{
         addr::{
             Gpa,
+            Hva,
             PAGE_SIZE, //
         },
         emul::{
@@ -23,6 +26,7 @@ use crate::{
         },
         exit::NestedFault,
         ioevent::Bus,
+        memslot::Slot,
         walk::{
             self,
             AccessKind,
@@ -48,6 +52,8 @@ pub(super) struct Known {
     linear_page: u64,
     gpa_page: u64,
     write: bool,
+    /// The guest has not run, nor the VMM, since the processor said so.
+    fresh: bool,
 }
 
 /// The vCPU, for the length of one instruction.
@@ -63,7 +69,9 @@ pub(super) struct VcpuMachine<'a> {
     cr4: u64,
     mode: Mode,
     cpl: u8,
-    paging: walk::Config,
+    cr3: u64,
+    efer: u64,
+    slot: Option<Slot>,
     known: Option<Known>,
     fetched: usize,
     again: bool,
@@ -83,6 +91,7 @@ impl<'a> VcpuMachine<'a> {
                     linear_page: context.linear? & !(PAGE_SIZE - 1),
                     gpa_page: fault.gpa.gfn().gpa().raw(),
                     write: fault.write,
+                    fresh: true,
                 })
             });
         let [_, cs, ss, ..] = context.segments;
@@ -97,15 +106,9 @@ impl<'a> VcpuMachine<'a> {
             cr4: context.cr4,
             mode: Mode::new(context.cr0, efer, context.rflags, cs.ar),
             cpl: ss.dpl(),
-            paging: walk::Config::new(
-                context.cr0,
-                context.cr3,
-                context.cr4,
-                efer,
-                0,
-                state.guest.phys_bits,
-                true,
-            ),
+            cr3: context.cr3,
+            efer,
+            slot: None,
             known,
             fetched: 0,
             again: false,
@@ -113,9 +116,17 @@ impl<'a> VcpuMachine<'a> {
         }
     }
 
+    /// Reads a selector, which 64-bit code needs only to store it.
+    pub(super) fn load_selector(&mut self, reg: SegReg) {
+        self.segments[reg.index()].selector = self.state.backend.segment(Hidden::Seg(reg)).selector;
+    }
+
     /// Takes over what was known when the instruction was tried before.
     pub(super) fn know(&mut self, known: Option<Known>) {
-        self.known = known;
+        self.known = known.map(|known| Known {
+            fresh: false,
+            ..known
+        });
     }
 
     /// Keeps the instruction for the time when the VMM has answered.
@@ -168,8 +179,23 @@ impl<'a> VcpuMachine<'a> {
             }
         }
         let request = Request::explicit(kind, self.cpl, self.rflags);
-        let mut tables = Tables(self.state);
-        match walk::walk(&self.paging, &mut tables, linear, request) {
+        let mut tables = Tables {
+            memory: self.state.vm.memory(),
+            slot: self.slot,
+        };
+        let paging = walk::Config::new(
+            self.cr0,
+            self.cr3,
+            self.cr4,
+            self.efer,
+            // Protection keys are not offered to guests.
+            0,
+            self.state.guest.phys_bits,
+            true,
+        );
+        let result = walk::walk(&paging, &mut tables, linear, request);
+        self.slot = tables.slot;
+        match result {
             Ok(translation) => Ok(translation.gpa),
             Err(WalkError::Fault(fault)) => Err(Stop::Fault(Exception::page_fault(
                 fault.gva,
@@ -209,10 +235,30 @@ impl<'a> VcpuMachine<'a> {
         }
     }
 
+    /// Returns where the VMM keeps `gpa`, if it is memory.
+    fn hva(&mut self, gpa: Gpa, write: bool) -> Option<Hva> {
+        let mut tables = Tables {
+            memory: self.state.vm.memory(),
+            slot: self.slot,
+        };
+        let hva = tables.hva(gpa, write);
+        self.slot = tables.slot;
+        hva
+    }
+
+    /// Whether the fault that led here has told that `gpa` is a device for this kind of access.
+    fn is_known_device(&self, gpa: Gpa, write: bool) -> bool {
+        self.known.as_ref().is_some_and(|known| {
+            known.fresh && known.write == write && gpa.gfn().gpa().raw() == known.gpa_page
+        })
+    }
+
     /// Reads within one page of guest-physical memory.
     fn read_physical(&mut self, gpa: Gpa, data: &mut [u8]) -> Result<(), Stop> {
-        if self.state.vm.memory().read(gpa, data).is_ok() {
-            return Ok(());
+        if !self.is_known_device(gpa, false) {
+            if let Some(hva) = self.hva(gpa, false) {
+                return user::copy_in(hva, data).map_err(|_| Stop::Unhandled);
+            }
         }
         let mut at = gpa.raw();
         for piece in data.chunks_mut(8) {
@@ -226,8 +272,10 @@ impl<'a> VcpuMachine<'a> {
 
     /// Writes within one page of guest-physical memory.
     fn write_physical(&mut self, gpa: Gpa, data: &[u8]) -> Result<(), Stop> {
-        if self.state.vm.memory().write(gpa, data).is_ok() {
-            return Ok(());
+        if !self.is_known_device(gpa, true) {
+            if let Some(hva) = self.hva(gpa, true) {
+                return user::copy_out(hva, data).map_err(|_| Stop::Unhandled);
+            }
         }
         let mut at = gpa.raw();
         for piece in data.chunks(8) {
@@ -295,11 +343,8 @@ impl Machine for VcpuMachine<'_> {
 
     fn fetch(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Stop> {
         let gpa = self.translate(linear, AccessKind::Fetch)?;
-        self.state
-            .vm
-            .memory()
-            .read(gpa, buf)
-            .map_err(|_| Stop::Unhandled)?;
+        let hva = self.hva(gpa, false).ok_or(Stop::Unhandled)?;
+        user::copy_in(hva, buf).map_err(|_| Stop::Unhandled)?;
         self.fetched = self.fetched.saturating_add(buf.len());
         Ok(())
     }
@@ -335,9 +380,7 @@ impl Machine for VcpuMachine<'_> {
 
     fn cmpxchg(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
         let (gpa, first, _) = self.translate_all(linear, new.len(), AccessKind::Write)?;
-        let memory = self.state.vm.memory();
-        if let (true, Some(hva)) = (first == new.len(), memory.hva(gpa.gfn(), true)) {
-            let hva = hva.checked_add(gpa.page_offset()).ok_or(Stop::Unhandled)?;
+        if let (true, Some(hva)) = (first == new.len(), self.hva(gpa, true)) {
             return user::cmpxchg(hva, word(old), word(new), new.len())
                 .map_err(|_| Stop::Unhandled);
         }
@@ -377,19 +420,46 @@ fn word(bytes: &[u8]) -> u64 {
         .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-/// The guest's page tables.
-pub(crate) struct Tables<'a>(pub(crate) &'a State);
+/// The guest's memory, for a few accesses in a row: the slot that was used last is remembered. A slot that is
+/// deleted meanwhile still names the VMM's own memory, so that using it once more does no harm.
+pub(crate) struct Tables<'a> {
+    memory: &'a Memory,
+    slot: Option<Slot>,
+}
+
+impl<'a> Tables<'a> {
+    /// Starts with no slot.
+    pub(crate) fn new(memory: &'a Memory) -> Self {
+        Self { memory, slot: None }
+    }
+
+    /// Returns where the VMM keeps `gpa`.
+    fn hva(&mut self, gpa: Gpa, write: bool) -> Option<Hva> {
+        let slot = match self.slot {
+            Some(slot) if slot.contains(gpa.gfn()) => slot,
+            _ => self.memory.slot(gpa.gfn())?,
+        };
+        self.slot = Some(slot);
+        if write && !slot.is_writable() {
+            return None;
+        }
+        slot.hva_of(gpa.gfn())?.checked_add(gpa.page_offset())
+    }
+
+    fn cmpxchg(&mut self, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {
+        user::cmpxchg(self.hva(gpa, true)?, old, new, size).ok()
+    }
+}
 
 impl GuestMemory for Tables<'_> {
     fn read_u32(&mut self, gpa: Gpa) -> Option<u32> {
         let mut bytes = [0; 4];
-        self.0.vm.memory().read(gpa, &mut bytes).ok()?;
+        user::copy_in(self.hva(gpa, false)?, &mut bytes).ok()?;
         Some(u32::from_le_bytes(bytes))
     }
 
     fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
-        let hva = self.0.vm.memory().hva(gpa.gfn(), false)?;
-        user::get_u64(hva.checked_add(gpa.page_offset())?).ok()
+        user::get_u64(self.hva(gpa, false)?).ok()
     }
 
     fn cmpxchg_u32(&mut self, gpa: Gpa, old: u32, new: u32) -> Option<bool> {
@@ -398,13 +468,5 @@ impl GuestMemory for Tables<'_> {
 
     fn cmpxchg_u64(&mut self, gpa: Gpa, old: u64, new: u64) -> Option<bool> {
         self.cmpxchg(gpa, old, new, 8)
-    }
-}
-
-impl Tables<'_> {
-    fn cmpxchg(&mut self, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {
-        let hva = self.0.vm.memory().hva(gpa.gfn(), true)?;
-        let hva = hva.checked_add(gpa.page_offset())?;
-        user::cmpxchg(hva, old, new, size).ok()
     }
 }

@@ -258,6 +258,7 @@ impl State {
             return;
         }
         let in_place = self.apic_in_place();
+        self.apic_virtualized = in_place;
         self.backend.set_apic_mode(in_place);
         if !in_place {
             self.vm
@@ -269,7 +270,7 @@ impl State {
     /// Maps the APIC's page for a guest that has accessed it. Returns whether that helps.
     pub(crate) fn map_apic_page(&mut self, gpa: Gpa) -> Result<bool> {
         let page = Gpa::new(apic_base::DEFAULT_ADDR).gfn();
-        if gpa.gfn() != page || !self.backend.virtualizes_apic() || !self.apic_in_place() {
+        if gpa.gfn() != page || !self.apic_virtualized {
             return Ok(false);
         }
         self.vm.memory().map_apic_page(&mut self.spare, page)
@@ -278,7 +279,7 @@ impl State {
     /// Brings the copy of the APIC's registers that the guest reads up to date.
     #[inline]
     pub(super) fn mirror_apic(&mut self) {
-        if !self.backend.virtualizes_apic() {
+        if !self.apic_virtualized {
             return;
         }
         if let Some(lapic) = &mut self.lapic {
@@ -291,7 +292,7 @@ impl State {
 
     /// Takes over what the guest has written without an exit.
     fn take_silent_writes(&mut self) {
-        if !self.backend.virtualizes_apic() || !self.apic_in_place() {
+        if !self.apic_virtualized {
             return;
         }
         let high = self.backend.apic_register(ICR_HIGH);

@@ -193,7 +193,12 @@ impl State {
             update: false,
             ..Request::implicit(AccessKind::Read)
         };
-        let result = walk::walk(&paging, &mut Tables(self), request.linear_address, access);
+        let result = walk::walk(
+            &paging,
+            &mut Tables::new(self.vm.memory()),
+            request.linear_address,
+            access,
+        );
         request.valid = result.is_ok().into();
         request.physical_address = result.map_or(u64::MAX, |found| found.gpa.raw());
         request.writeable = 1;

@@ -159,26 +159,20 @@ impl VmxVcpu {
                 rflags: vmcs.read(field::GUEST_RFLAGS),
                 segments: ALL.map(|reg| {
                     let (selector, base, limit, rights) = segment_fields(Hidden::Seg(reg));
-                    let selector = vmcs.read(selector);
                     // 64-bit code has the bases of FS and GS, the mode in CS and the privilege level in SS;
-                    // the rest of the segments does not matter.
+                    // the rest of the segments does not matter, but for instructions that store a selector.
                     match reg {
-                        SegReg::Es | SegReg::Ds if long => Segment {
-                            selector,
-                            ..Segment::default()
-                        },
+                        SegReg::Es | SegReg::Ds if long => Segment::default(),
                         SegReg::Fs | SegReg::Gs if long => Segment {
-                            selector,
                             base: vmcs.read(base),
                             ..Segment::default()
                         },
                         SegReg::Cs | SegReg::Ss if long => Segment {
-                            selector,
                             ar: vmcs.read(rights),
                             ..Segment::default()
                         },
                         _ => Segment {
-                            selector,
+                            selector: vmcs.read(selector),
                             base: vmcs.read(base),
                             limit: vmcs.read(limit),
                             ar: vmcs.read(rights),
