@@ -377,7 +377,10 @@ fn guest_summary() {
     }
     let bare = Guest::new(&[], &caps).unwrap();
     assert_eq!((bare.phys_bits, bare.xcr0), (36, 0));
-    assert_eq!(Guest::default().reserved_gpa_bits(), bare.reserved_gpa_bits());
+    assert_eq!(
+        Guest::default().reserved_gpa_bits(),
+        bare.reserved_gpa_bits()
+    );
     assert_ne!(bare.cr4_reserved() & cr4::OSXSAVE, 0);
     assert_eq!(bare.efer_allowed(), efer::SCE);
 }
