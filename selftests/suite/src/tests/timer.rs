@@ -58,6 +58,13 @@ guest!(apic_timer:
     "jmp 2b",
 );
 
+/// A machine that runs [`apic_timer`], where guests have a clock.
+fn timer_machine() -> Result<Machine, Outcome> {
+    let m = Machine::irqchip(apic_timer())?;
+    super::exit_msr::need_tsc(&m)?;
+    Ok(m)
+}
+
 /// The guest's time-stamp counter in kHz.
 fn tsc_khz(m: &Machine) -> Result<u64, Outcome> {
     Ok(ioctl(m.vcpu.fd(), KVM_GET_TSC_KHZ, 0)? as u64)
@@ -86,7 +93,7 @@ fn periodic() -> u64 {
 /// One interrupt after the time asked for, and only one.
 fn timer_one_shot() -> TestResult {
     for count in [1_000_000, 5_000_000, 200_000] {
-        let mut m = Machine::irqchip(apic_timer())?;
+        let mut m = timer_machine()?;
         let took = wait(&mut m, VECTOR, count, 0xb, 1)?;
         not_early(took, count * NS_PER_COUNT)?;
         check_eq!(m.vcpu.regs()?.r15, 0, "current count after the end");
@@ -101,7 +108,7 @@ fn timer_one_shot() -> TestResult {
 fn timer_one_shot_divided() -> TestResult {
     for (config, divisor) in [(0xb, 1), (0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (10, 128)]
     {
-        let mut m = Machine::irqchip(apic_timer())?;
+        let mut m = timer_machine()?;
         let took = wait(&mut m, VECTOR, 2_000_000 / divisor, config, 1)?;
         not_early(took, 2_000_000)?;
     }
@@ -137,7 +144,7 @@ fn timer_count_goes_down() -> TestResult {
 /// Ten periods take ten times as long as one; none is lost, none comes twice.
 fn timer_periodic() -> TestResult {
     const PERIOD: u64 = 2_000_000;
-    let mut m = Machine::irqchip(apic_timer())?;
+    let mut m = timer_machine()?;
     let start = Instant::now();
     let took = wait(&mut m, periodic(), PERIOD, 0xb, 10)?;
     not_early(took, PERIOD * 9)?;
@@ -326,7 +333,7 @@ fn timer_mode_switch() -> TestResult {
 
 /// The timer runs on while the vCPU is in userspace, and signals do not lose it.
 fn timer_wakes_from_userspace_exit() -> TestResult {
-    let mut m = Machine::irqchip(apic_timer())?;
+    let mut m = timer_machine()?;
     catch_signal(libc::SIGALRM);
     alarm(Duration::from_millis(1), Duration::from_millis(1));
     m.with_regs(|r| (r.rsi, r.rdi, r.r12, r.r13) = (VECTOR, 20_000_000, 0xb, 1))?;
@@ -346,7 +353,7 @@ fn timer_wakes_from_userspace_exit() -> TestResult {
 
 /// Many short waits, in which arming and firing come close together.
 fn timer_many_short() -> TestResult {
-    let mut m = Machine::irqchip(apic_timer())?;
+    let mut m = timer_machine()?;
     for round in 1..=50 {
         let took = wait(&mut m, VECTOR, round * 2000, 0xb, round)?;
         not_early(took, round * 2000)?;
