@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Boots a Linux guest on vireo.ko in a nested VM: boot.sh BACKEND test|debian hello|workload|shell [ROUNDS]
-# The guest's console is standard output; the status is 0 when the guest did its work and powered off.
+# Boots a Linux guest on vireo.ko in a nested VM: boot.sh BACKEND test|debian hello|workload|shell|events [ROUNDS]
+# With events the host suspends and so on under the guest (host-events). The guest's console is standard output;
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 
@@ -21,8 +21,13 @@ if [ "$mode" = shell ]; then
 else
 	say "a nested VM ($backend) boots, loads vireo.ko and boots a $guest guest on it (log of the VM: $log)"
 fi
+command=(/guest/boot "$mode" "$rounds")
+if [ "$mode" = events ]; then
+	options+=(--cpus 2 --kvm --add "$vm_dir/host-events:/guest/host-events")
+	command=(/guest/host-events /lib/modules/vireo.ko)
+fi
 status=0
-"$vm_dir/run" "${options[@]}" --log "$log" -- /guest/boot "$mode" "$rounds" || status=$?
+"$vm_dir/run" "${options[@]}" --log "$log" -- "${command[@]}" || status=$?
 if [ "$status" -ne 0 ]; then
 	say "the guest did not end well (status $status); the end of $log:"
 	tail -n 15 "$log" >&2
