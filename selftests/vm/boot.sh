@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # Boots a Linux guest on vireo.ko in a nested VM: boot.sh BACKEND test|debian hello|workload|shell|events [ROUNDS]
-# With events the host suspends and so on under the guest (host-events). The guest's console is standard output;
+# The guest's console is standard output; the status is 0 when the guest did its work and powered off. With events
+# the host suspends, and so on, under the guest: see host-events.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 
