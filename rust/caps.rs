@@ -55,7 +55,6 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         uapi::KVM_CAP_MAX_VCPUS => MAX_VCPUS as isize,
         uapi::KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID as isize,
         uapi::KVM_CAP_NR_MEMSLOTS => memslot::USER_SLOTS as isize,
-        uapi::KVM_CAP_MCE => crate::model::msr::MCE_BANKS as isize,
         uapi::KVM_CAP_XSAVE2 => XSAVE2_SIZE,
         _ => 0,
     })
