@@ -2,11 +2,7 @@
 
 //! `KVM_IOEVENTFD`: writes of the guest's that signal an eventfd and are complete with that.
 
-use core::ptr::NonNull;
-
 use kernel::{
-    bindings,
-    error::from_err_ptr,
     new_mutex,
     new_spinlock,
     prelude::*,
@@ -21,7 +17,7 @@ use kernel::{
 };
 
 use crate::{
-    bindings as b,
+    host::eventfd::EventFd,
     model::ioevent::{
         self,
         flag,
@@ -33,48 +29,6 @@ use crate::{
 
 /// Doorbells in a VM, at most.
 const MAX_BELLS: usize = 1000;
-
-/// A reference to an eventfd.
-///
-/// # Invariants
-///
-/// `ctx` is valid, and the value owns a reference to it.
-struct EventFd {
-    ctx: NonNull<bindings::eventfd_ctx>,
-}
-
-// SAFETY: An eventfd may be signalled from any thread and context.
-unsafe impl Send for EventFd {}
-// SAFETY: As above.
-unsafe impl Sync for EventFd {}
-
-impl EventFd {
-    /// Takes a reference to the current process' file descriptor `fd`.
-    ///
-    /// # Errors
-    ///
-    /// `EBADF` and `EINVAL` for what is not an eventfd.
-    fn get(fd: i32) -> Result<Self> {
-        // SAFETY: Process context; any number is allowed.
-        let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fdget(fd) })?;
-        // INVARIANT: The call took a reference.
-        Ok(Self {
-            ctx: NonNull::new(ctx.cast()).ok_or(EINVAL)?,
-        })
-    }
-
-    fn signal(&self) {
-        // SAFETY: By the invariant the eventfd is valid.
-        unsafe { b::vireo_eventfd_signal(self.ctx.as_ptr().cast()) };
-    }
-}
-
-impl Drop for EventFd {
-    fn drop(&mut self) {
-        // SAFETY: By the invariant the value owns a reference.
-        unsafe { bindings::eventfd_ctx_put(self.ctx.as_ptr()) };
-    }
-}
 
 struct Entry {
     bell: Doorbell,
@@ -150,7 +104,7 @@ impl Doorbells {
 
     fn remove(&self, bell: &Doorbell, event: &EventFd) -> Result {
         let mut table = self.table.lock();
-        let same = |entry: &Entry| entry.bell == *bell && entry.event.ctx == event.ctx;
+        let same = |entry: &Entry| entry.bell == *bell && entry.event.is_same(event);
         let at = table.iter().position(same).ok_or(ENOENT)?;
         let entry = table.remove(at).map_err(|_| ENOENT)?;
         self.count.store(table.len(), Relaxed);

@@ -5,7 +5,6 @@
 use kernel::sync::SetOnce;
 
 use crate::{
-    bindings as b,
     host::cpu,
     model::{
         cpuid::{
@@ -68,8 +67,7 @@ impl GuestCpu {
 
     /// Computes it, for the machine's VMX.
     pub(crate) fn probe(vmx: &Vmx) {
-        // SAFETY: Both only read registers that exist where they are read.
-        let (host_xcr0, host_xss) = unsafe { (b::vireo_host_xcr0(), b::vireo_host_xss()) };
+        let (host_xcr0, host_xss) = cpu::host_xstate();
         let features = &vmx.controls.features;
         let provides = Provides {
             xcr0: host_xcr0 & XCR0_OFFERED,

@@ -5,6 +5,7 @@
 //! Together with `vmx/` these are the only files with `unsafe` code.
 
 pub(crate) mod cpu;
+pub(crate) mod eventfd;
 pub(crate) mod file;
 pub(crate) mod fpu;
 pub(crate) mod hotplug;

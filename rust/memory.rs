@@ -16,10 +16,12 @@
 //! has said that it is entering, so it either sees the new one or is waited for.
 
 use kernel::{
+    mm::Mm,
     new_mutex,
     new_spinlock,
     prelude::*,
     sync::{
+        aref::ARef,
         atomic::{
             Atomic,
             Full,
@@ -32,7 +34,10 @@ use kernel::{
 
 use crate::{
     host::{
-        notifier::MemoryWatcher,
+        notifier::{
+            current_mm,
+            MemoryWatcher, //
+        },
         page::HostPage,
         sched,
         user::{
@@ -124,13 +129,8 @@ pub(crate) struct Memory {
     apic_moved: Atomic<u32>,
     /// The largest page that the processor can map.
     largest: PageSize,
-    mm: *mut kernel::bindings::mm_struct,
+    mm: ARef<Mm>,
 }
-
-// SAFETY: `mm` is only compared and passed to functions that take any thread's; the VM keeps it alive.
-unsafe impl Send for Memory {}
-// SAFETY: As above.
-unsafe impl Sync for Memory {}
 
 /// Why the guest could not access a page.
 pub(crate) enum Fault {
@@ -155,7 +155,7 @@ impl Memory {
         )
         .ok_or(ENOMEM)?;
         let root = table.root();
-        let mm = kernel::current!().mm().ok_or(EINVAL)?.as_raw();
+        let mm = current_mm()?;
         Ok(try_pin_init!(Self {
             inner <- new_spinlock!(Inner {
                 slots: KVVec::new(),
@@ -399,8 +399,7 @@ impl Memory {
         if fitting == PageSize::K4 {
             return PageSize::K4;
         }
-        // SAFETY: The current process' memory (checked when `KVM_RUN` began).
-        let order = unsafe { crate::bindings::vireo_host_order(self.mm, hva.raw() as usize) };
+        let order = user::mapping_order(&self.mm, hva);
         match 1u64.checked_shl(order).unwrap_or(1) {
             frames if frames >= PageSize::G1.frames() => fitting,
             frames if frames >= PageSize::M2.frames() => fitting.min(PageSize::M2),

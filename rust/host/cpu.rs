@@ -203,6 +203,25 @@ impl Drop for Mitigations {
     }
 }
 
+/// Gives the host its breakpoints back, after a run of a guest.
+#[inline(always)]
+pub(crate) fn restore_debug_registers(_irq: &IrqOff) {
+    // SAFETY: Interrupts are off.
+    unsafe { b::vireo_restore_host_debug() };
+}
+
+/// Has the host handle a machine check that ended the guest's run just now.
+pub(crate) fn machine_check(_irq: &IrqOff) {
+    // SAFETY: Interrupts are off, on the CPU that the check hit.
+    unsafe { b::vireo_machine_check() };
+}
+
+/// Returns XCR0 and IA32_XSS as the host keeps them; 0 where the CPU does not have the register.
+pub(crate) fn host_xstate() -> (u64, u64) {
+    // SAFETY: Both only read registers, where they exist.
+    unsafe { (b::vireo_host_xcr0(), b::vireo_host_xss()) }
+}
+
 /// Returns the frequency of the host's time-stamp counter in kHz.
 pub(crate) fn tsc_khz() -> u32 {
     // SAFETY: Reads a variable that no longer changes after boot.

@@ -93,6 +93,13 @@ impl Drop for GuestFpu {
     }
 }
 
+/// Makes the registers those of the current task's state, for as long as interrupts are off.
+#[inline(always)]
+pub(crate) fn sync(_irq: &super::cpu::IrqOff) {
+    // SAFETY: Interrupts are off.
+    unsafe { b::vireo_fpu_sync() };
+}
+
 macro_rules! each_register {
     ($n:expr, $insn:ident; $($number:literal => $name:literal)*) => {
         match $n {
@@ -107,9 +114,8 @@ macro_rules! each_register {
 pub(crate) fn read_vector(n: u8, buf: &mut [u8]) -> Option<()> {
     let to: &mut [u8; 16] = buf.try_into().ok()?;
     let pointer = to.as_mut_ptr();
-    let _irq = super::cpu::IrqOff::new();
-    // SAFETY: Interrupts are off, so the registers stay the current task's after this.
-    unsafe { b::vireo_fpu_sync() };
+    let irq = super::cpu::IrqOff::new();
+    sync(&irq);
     macro_rules! store {
         ($name:literal) => {
             // SAFETY: Stores 16 bytes to the buffer; SSE is there on every 64-bit CPU.
@@ -133,9 +139,8 @@ pub(crate) fn write_vector(n: u8, value: &[u8], clear: bool) -> Option<()> {
         return None;
     }
     let pointer = from.as_ptr();
-    let _irq = super::cpu::IrqOff::new();
-    // SAFETY: As `read_vector`.
-    unsafe { b::vireo_fpu_sync() };
+    let irq = super::cpu::IrqOff::new();
+    sync(&irq);
     macro_rules! load {
         ($name:literal) => {
             // SAFETY: Reads 16 bytes of the buffer into a register that the guest owns.

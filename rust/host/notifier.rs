@@ -186,7 +186,7 @@ impl<T: MemoryWatcher> PinnedDrop for Watched<T> {
 }
 
 /// Returns the current process' memory, kept from being freed but not in use.
-fn current_mm() -> Result<ARef<Mm>> {
+pub(crate) fn current_mm() -> Result<ARef<Mm>> {
     let task = kernel::current!();
     let mm: &MmWithUser = task.mm().ok_or(EINVAL)?;
     Ok(ARef::from(&**mm))

@@ -12,7 +12,10 @@ use kernel::{
     bindings,
     ffi,
     prelude::*,
-    types::Opaque, //
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
 };
 
 use super::cpu::IrqOff;
@@ -130,6 +133,29 @@ impl Drop for NotifiersOn {
     fn drop(&mut self) {
         // SAFETY: Paired with `new`.
         unsafe { b::preempt_notifier_dec() };
+    }
+}
+
+/// A signal mask in force instead of the thread's own, until it is dropped.
+///
+/// # Invariants
+///
+/// Made and dropped by the same thread, in which the thread's own mask is kept.
+pub(crate) struct SignalMask(NotThreadSafe);
+
+impl SignalMask {
+    /// Puts `mask` in force.
+    pub(crate) fn new(mask: &bindings::sigset_t) -> Self {
+        // SAFETY: The mask is valid; process context.
+        unsafe { b::vireo_sigmask_enter(mask) };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for SignalMask {
+    fn drop(&mut self) {
+        // SAFETY: Paired with the call in `new`, by the same thread.
+        unsafe { b::vireo_sigmask_leave() };
     }
 }
 

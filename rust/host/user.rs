@@ -3,6 +3,7 @@
 //! The VMM's memory: copies, and the page behind an address.
 
 use kernel::{
+    mm::Mm,
     prelude::*,
     uaccess::{
         UserPtr,
@@ -39,6 +40,13 @@ pub(crate) fn get_u64(from: Hva) -> Result<u64> {
     // SAFETY: The function catches faults and refuses kernel addresses; `value` is valid for writing.
     kernel::error::to_result(unsafe { b::vireo_get_user(from.raw() as usize, &mut value) })?;
     Ok(value)
+}
+
+/// Returns the order of the host's own mapping of `at`: 0, 9 (2 MiB) or 18 (1 GiB). It may have changed when
+/// the answer comes.
+pub(crate) fn mapping_order(mm: &Mm, at: Hva) -> u32 {
+    // SAFETY: The mm is valid; the function tolerates concurrent changes.
+    unsafe { b::vireo_host_order(mm.as_raw(), at.raw() as usize) }
 }
 
 /// Replaces `old` by `new`, of `size` 1, 2, 4 or 8 bytes, atomically. `false` when another value was there.

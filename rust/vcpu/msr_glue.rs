@@ -87,25 +87,12 @@ impl State {
                 let number = X2APIC_MSR_FIRST + u32::from(register);
                 return lapic.x2apic_read(number, &clock).map_err(|_| MsrError::Gp);
             }
-            Place::FsBase => msr::IA32_FS_BASE,
-            Place::GsBase => msr::IA32_GS_BASE,
-            Place::KernelGsBase => msr::IA32_KERNEL_GS_BASE,
-            Place::SysenterCs => msr::IA32_SYSENTER_CS,
-            Place::SysenterEsp => msr::IA32_SYSENTER_ESP,
-            Place::SysenterEip => msr::IA32_SYSENTER_EIP,
-            Place::Star => msr::IA32_STAR,
-            Place::Lstar => msr::IA32_LSTAR,
-            Place::Cstar => msr::IA32_CSTAR,
-            Place::Fmask => msr::IA32_FMASK,
-            Place::TscAux => msr::IA32_TSC_AUX,
-            // Not offered: the guest has none, and userspace finds 0.
-            Place::SpecCtrl | Place::UmwaitControl | Place::Paravirt(_) => {
-                return if origin == Origin::Host {
-                    Ok(0)
-                } else {
-                    Err(MsrError::Gp)
-                };
-            }
+            place => match backend_msr(place) {
+                Some(number) => number,
+                // Not offered: the guest has none, and userspace finds 0.
+                None if origin == Origin::Host => return Ok(0),
+                None => return Err(MsrError::Gp),
+            },
         };
         self.backend.msr(held).ok_or(MsrError::Unknown)
     }
@@ -170,24 +157,11 @@ impl State {
                 self.apply_apic(effect);
                 return Ok(());
             }
-            Place::FsBase => msr::IA32_FS_BASE,
-            Place::GsBase => msr::IA32_GS_BASE,
-            Place::KernelGsBase => msr::IA32_KERNEL_GS_BASE,
-            Place::SysenterCs => msr::IA32_SYSENTER_CS,
-            Place::SysenterEsp => msr::IA32_SYSENTER_ESP,
-            Place::SysenterEip => msr::IA32_SYSENTER_EIP,
-            Place::Star => msr::IA32_STAR,
-            Place::Lstar => msr::IA32_LSTAR,
-            Place::Cstar => msr::IA32_CSTAR,
-            Place::Fmask => msr::IA32_FMASK,
-            Place::TscAux => msr::IA32_TSC_AUX,
-            Place::SpecCtrl | Place::UmwaitControl | Place::Paravirt(_) => {
-                return if origin == Origin::Host && value == 0 {
-                    Ok(())
-                } else {
-                    Err(MsrError::Gp)
-                };
-            }
+            place => match backend_msr(place) {
+                Some(number) => number,
+                None if origin == Origin::Host && value == 0 => return Ok(()),
+                None => return Err(MsrError::Gp),
+            },
         };
         if self.backend.set_msr(held, value) {
             Ok(())
@@ -239,6 +213,24 @@ impl State {
         }
         Ok(done)
     }
+}
+
+/// Returns the MSR that the backend holds for `place`; `None` for what is not offered to guests.
+fn backend_msr(place: Place) -> Option<u32> {
+    Some(match place {
+        Place::FsBase => msr::IA32_FS_BASE,
+        Place::GsBase => msr::IA32_GS_BASE,
+        Place::KernelGsBase => msr::IA32_KERNEL_GS_BASE,
+        Place::SysenterCs => msr::IA32_SYSENTER_CS,
+        Place::SysenterEsp => msr::IA32_SYSENTER_ESP,
+        Place::SysenterEip => msr::IA32_SYSENTER_EIP,
+        Place::Star => msr::IA32_STAR,
+        Place::Lstar => msr::IA32_LSTAR,
+        Place::Cstar => msr::IA32_CSTAR,
+        Place::Fmask => msr::IA32_FMASK,
+        Place::TscAux => msr::IA32_TSC_AUX,
+        _ => return None,
+    })
 }
 
 fn msr_entries(arg: usize) -> Result<KVVec<uapi::kvm_msr_entry>> {

@@ -20,14 +20,17 @@ use crate::{
         Entry,
         Left, //
     },
-    bindings as b,
     exit::Next,
     host::{
         cpu::{
             self,
             IrqOff, //
         },
-        sched, //
+        fpu,
+        sched::{
+            self,
+            SignalMask, //
+        }, //
     },
     model::{
         event::MpState,
@@ -48,20 +51,14 @@ impl State {
     /// `EINTR` for a signal or when the VMM asked for an immediate exit; otherwise the host's error that
     /// kept the guest from running, such as `EFAULT` for a hole in the VMM's memory.
     pub(super) fn run(&mut self) -> Result {
-        if let Some(mask) = &self.signal_mask {
-            // SAFETY: The mask is valid; the call below restores the thread's own.
-            unsafe { b::vireo_sigmask_enter(mask) };
-        }
+        let mask = self.signal_mask.as_ref().map(SignalMask::new);
         self.backend.load();
         self.fpu.swap_in();
         let result = self.run_loaded();
         self.fpu.swap_out();
         self.publish();
         self.backend.put();
-        if self.signal_mask.is_some() {
-            // SAFETY: Paired with the call above, by the same thread.
-            unsafe { b::vireo_sigmask_leave() };
-        }
+        drop(mask);
         result
     }
 
@@ -156,8 +153,7 @@ impl State {
             return None;
         }
         let tlb_generation = self.vm.memory().generation();
-        // SAFETY: Interrupts are off.
-        unsafe { b::vireo_fpu_sync() };
+        fpu::sync(&irq);
         let event = self.next_event(&irq);
         self.mirror_apic();
         let (tpr, tpr_threshold) = match &self.lapic {
@@ -195,8 +191,7 @@ impl State {
             },
         );
 
-        // SAFETY: Interrupts are still off.
-        unsafe { b::vireo_restore_host_debug() };
+        cpu::restore_debug_registers(&irq);
         if host_xss != 0 {
             // SAFETY: The host's own value.
             unsafe { cpu::wrmsr(msr::IA32_XSS, host_xss) };
@@ -207,8 +202,7 @@ impl State {
         }
         if let Exit::Exception(trapped) = &left.exit {
             if trapped.exception.vector == vector::MC {
-                // SAFETY: Interrupts are off; the machine check hit this CPU just now.
-                unsafe { b::vireo_machine_check() };
+                cpu::machine_check(&irq);
             }
         }
         self.shared.timer.waiter.left();
