@@ -66,6 +66,9 @@ check "svm: a kernel report makes it fail with 70" status_is 70
 check "svm: and is shown" says "WARNING: CPU: 0 PID: 1 at nowhere"
 check "svm: binary output arrives unchanged" eval '[ "$(od -An -tx1 <"$work/out")" = " 00 01 0d 0a ff 0a 04" ]'
 
+"$vm_dir/run" --backend svm -- true >"$work/out" 2>"$work/err"
+check "svm: the module says what the CPU lacks" says "vireo: cannot load: the CPU has no VMX"
+
 vm --backend svm --timeout 15 -- sh -c 'echo c >/proc/sysrq-trigger'
 check "svm: a kernel panic ends it with 70" status_is 70
 
