@@ -34,7 +34,7 @@ SYM_FUNC_START(vireo_vmx_enter)
 	mov	$HOST_RSP_FIELD, %eax
 	vmwrite	%rsp, %rax
 1:
-	/* CF, below, says "not launched": ZF would not do, as the VERW of CLEAR_CPU_BUFFERS changes it. */
+	/* CF, below, says "not launched": ZF would not do, as VERW changes it. */
 	cmpq	$1, VIREO_REGS_LAUNCHED(%rdi)
 	mov	0x00(%rdi), %rax
 	mov	0x08(%rdi), %rcx
@@ -51,7 +51,7 @@ SYM_FUNC_START(vireo_vmx_enter)
 	mov	0x70(%rdi), %r14
 	mov	0x78(%rdi), %r15
 	mov	0x38(%rdi), %rdi
-	CLEAR_CPU_BUFFERS
+	ALTERNATIVE "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
 	jb	.Llaunch
 
 	/* The exit resumes at vireo_vmx_exit with this very stack. */
