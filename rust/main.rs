@@ -4,7 +4,7 @@
 //!
 //! The way through the code, once, without going back: an ioctl arrives in [`vcpu`], `run` enters the guest
 //! through the backend ([`vmx`]), the exit is decoded by the pure [`model`], and one `match` in [`exit`]
-//! decides. `unsafe` code is in [`host`] and [`vmx`], and where C calls in.
+//! decides. README.md says where `unsafe` code is.
 
 #![crate_name = "vireo"]
 
