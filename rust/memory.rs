@@ -100,6 +100,11 @@ const FAULT_TRIES: usize = 8;
 
 struct Inner {
     slots: KVVec<Slot>,
+    /// A slot that has just been removed and is still being unmapped: the host may not believe that its
+    /// pages are free before that is done.
+    leaving: Option<Slot>,
+    /// Counts changes of slots.
+    slots_version: u64,
     /// Changes that the host has announced and not ended.
     changing: usize,
     /// Counts ends of such changes and changes of slots.
@@ -159,6 +164,8 @@ impl Memory {
         Ok(try_pin_init!(Self {
             inner <- new_spinlock!(Inner {
                 slots: KVVec::new(),
+                leaving: None,
+                slots_version: 0,
                 changing: 0,
                 sequence: 0,
                 table: Some(table),
@@ -216,7 +223,7 @@ impl Memory {
                 new.push_within_capacity(*slot).map_err(|_| ENOMEM)?;
             }
             let mut take = |at: usize, new: &mut KVVec<Slot>| -> Result {
-                gone = Some(new.remove(at).map_err(|_| EINVAL)?.gfns());
+                gone = Some(new.remove(at).map_err(|_| EINVAL)?);
                 Ok(())
             };
             match change {
@@ -234,10 +241,13 @@ impl Memory {
                 }
             }
             core::mem::swap(&mut inner.slots, &mut new);
+            inner.leaving = gone;
+            inner.slots_version = inner.slots_version.wrapping_add(1);
             inner.sequence = inner.sequence.wrapping_add(1);
         }
-        if let Some(range) = gone {
-            self.unmap(range);
+        if let Some(slot) = gone {
+            self.unmap(slot.gfns());
+            self.inner.lock().leaving = None;
         }
         Ok(())
     }
@@ -452,36 +462,33 @@ impl Memory {
     /// Applies `f` to the parts of the slots that the host range covers, one at a time and without the
     /// lock.
     fn for_each_range(&self, start: Hva, end: Hva, mut f: impl FnMut(GfnRange)) {
-        // A slot that appears meanwhile has nothing mapped from before; one that goes is unmapped by
-        // whoever removes it. So walking by position over a changing table is enough as long as no
-        // slot that stays is missed, which the sequence number tells.
+        // A slot that appears meanwhile has nothing mapped from before, and one that is going is `leaving`
+        // until it is unmapped. So walking by position over a changing table is enough as long as no slot
+        // is missed, which the version tells.
         'again: loop {
             let mut at = 0;
-            let before = self.inner.lock().sequence_of_slots();
+            let before = self.inner.lock().slots_version;
             loop {
                 let found = {
                     let inner = self.inner.lock();
-                    if inner.sequence_of_slots() != before {
+                    if inner.slots_version != before {
                         continue 'again;
                     }
                     let rest = inner.slots.get(at..).unwrap_or(&[]);
+                    let leaving = inner.leaving.filter(|_| at <= inner.slots.len());
+                    let last = inner.slots.len();
                     let next = rest
                         .iter()
                         .position(|slot| slot.gfns_of(start, end).is_some())
                         .map(|skip| at.saturating_add(skip));
                     next.and_then(|i| Some((i, inner.slots.get(i)?.gfns_of(start, end)?)))
+                        .or_else(|| Some((last, leaving?.gfns_of(start, end)?)))
                 };
                 let Some((i, range)) = found else { return };
                 f(range);
                 at = i.saturating_add(1);
             }
         }
-    }
-}
-
-impl Inner {
-    fn sequence_of_slots(&self) -> (usize, *const Slot) {
-        (self.slots.len(), self.slots.as_ptr())
     }
 }
 
