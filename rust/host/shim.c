@@ -44,26 +44,6 @@ bool vireo_cpu_has_vmx(void)
 	return boot_cpu_has(X86_FEATURE_VMX);
 }
 
-bool vireo_cpu_has_svm(void)
-{
-	return boot_cpu_has(X86_FEATURE_SVM);
-}
-
-bool vireo_cpu_has_xsave(void)
-{
-	return boot_cpu_has(X86_FEATURE_XSAVE);
-}
-
-bool vireo_cpu_has_xsaves(void)
-{
-	return boot_cpu_has(X86_FEATURE_XSAVES);
-}
-
-bool vireo_cpu_has_spec_ctrl(void)
-{
-	return boot_cpu_has(X86_FEATURE_MSR_SPEC_CTRL);
-}
-
 /* --- for KVM's modules -------------------------------------------------------------------------- */
 
 int vireo_virt_get_ref(bool svm)
@@ -162,26 +142,6 @@ unsigned long vireo_irq_save(void)
 void vireo_irq_restore(unsigned long flags)
 {
 	local_irq_restore(flags);
-}
-
-void vireo_irq_disable(void)
-{
-	local_irq_disable();
-}
-
-void vireo_irq_enable(void)
-{
-	local_irq_enable();
-}
-
-void vireo_preempt_disable(void)
-{
-	preempt_disable();
-}
-
-void vireo_preempt_enable(void)
-{
-	preempt_enable();
 }
 
 int vireo_rdmsr_safe(u32 msr, u64 *value)
@@ -425,11 +385,6 @@ void vireo_sigmask_leave(void)
 {
 	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
 	sigemptyset(&current->real_blocked);
-}
-
-bool vireo_signal_pending(void)
-{
-	return signal_pending(current);
 }
 
 /* --- waiting, time, other CPUs ------------------------------------------------------------------ */

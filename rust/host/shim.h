@@ -24,7 +24,6 @@ struct vireo_regs {
 	u64 host_rsp;		/* what the VMCS holds in HOST_RSP */
 	u64 launched;		/* VMRESUME instead of VMLAUNCH */
 	u64 cr2;
-	u64 spec_ctrl;
 };
 
 /* The host's user state that a guest displaces while its vCPU is loaded. */
@@ -49,10 +48,6 @@ static const u32 VIREO_KERNEL_DS = __KERNEL_DS;
 static const u32 VIREO_KERNEL_TSS = GDT_ENTRY_TSS * 8;
 
 bool vireo_cpu_has_vmx(void);
-bool vireo_cpu_has_svm(void);
-bool vireo_cpu_has_xsave(void);
-bool vireo_cpu_has_xsaves(void);
-bool vireo_cpu_has_spec_ctrl(void);
 int vireo_virt_get_ref(bool svm);
 void vireo_virt_put_ref(bool svm);
 void vireo_register_syscore(void (*resume)(void), void (*suspend)(void));
@@ -61,10 +56,6 @@ void vireo_unregister_syscore(void);
 int vireo_this_cpu(void);
 unsigned long vireo_irq_save(void);
 void vireo_irq_restore(unsigned long flags);
-void vireo_irq_disable(void);
-void vireo_irq_enable(void);
-void vireo_preempt_disable(void);
-void vireo_preempt_enable(void);
 int vireo_rdmsr_safe(u32 msr, u64 *value);
 bool vireo_exit_work_pending(void);
 int vireo_handle_exit_work(void);
@@ -105,7 +96,6 @@ int vireo_insert_page(struct vm_area_struct *vma, unsigned long uaddr, void *kad
 
 void vireo_sigmask_enter(const sigset_t *mask);
 void vireo_sigmask_leave(void);
-bool vireo_signal_pending(void);
 
 void vireo_eventfd_signal(void *ctx);
 

@@ -10,9 +10,11 @@ use crate::{
     backend::Blocking,
     host::{
         cpu::IrqOff,
-        fpu::XSAVE_SIZE, //
+        fpu::XSAVE_SIZE,
+        user, //
     },
     model::{
+        addr::Hva,
         apic::Mode,
         event::{
             MpState,
@@ -70,12 +72,13 @@ impl State {
     pub(super) fn get_xsave(&mut self, arg: usize) -> Result {
         let image = self.xsave_image()?;
         let bytes = image.get(..XSAVE_SIZE).ok_or(EINVAL)?;
-        uapi::put_entries(arg, 0, bytes)
+        user::copy_out(Hva::new(arg as u64), bytes)
     }
 
     pub(super) fn set_xsave(&mut self, arg: usize) -> Result {
         let size = self.fpu.uabi_size().max(XSAVE_SIZE);
-        let image: KVVec<u8> = uapi::get_entries(arg, 0, size)?;
+        let mut image = KVVec::from_elem(0u8, size, GFP_KERNEL_ACCOUNT)?;
+        user::copy_in(Hva::new(arg as u64), &mut image)?;
         self.load_image(&image)
     }
 

@@ -259,9 +259,8 @@ impl VmxVcpu {
             vmcs.write(field::HOST_GS_SELECTOR, 0);
             vmcs.write(field::HOST_TR_SELECTOR, b::VIREO_KERNEL_TSS as u16);
             vmcs.write(field::HOST_RIP, b::vireo_vmx_exit as *const () as u64);
-            for (number, field) in [(msr::IA32_SYSENTER_EIP, field::HOST_SYSENTER_EIP)] {
-                vmcs.write(field, cpu::rdmsr_safe(number).unwrap_or(0));
-            }
+            let sysenter_eip = cpu::rdmsr_safe(msr::IA32_SYSENTER_EIP).unwrap_or(0);
+            vmcs.write(field::HOST_SYSENTER_EIP, sysenter_eip);
             let sysenter_cs = cpu::rdmsr_safe(msr::IA32_SYSENTER_CS).unwrap_or(0);
             vmcs.write(field::HOST_SYSENTER_CS, sysenter_cs as u32);
             vmcs.write(field::HOST_PAT, cpu::rdmsr_safe(msr::IA32_PAT).unwrap_or(0));

@@ -40,10 +40,10 @@ use crate::{
 ///
 /// # Invariants
 ///
-/// `page` has the processor's VMCS revision. The VMCS is active on no CPU unless `loaded` (then on the
+/// `_page` has the processor's VMCS revision. The VMCS is active on no CPU unless `loaded` (then on the
 /// one where [`Vmcs::load`] was called, and the thread has not left it since).
 pub(crate) struct Vmcs {
-    page: HostPage,
+    _page: HostPage,
     hpa: Hpa,
     loaded: bool,
     /// The VMCS stays current between uses.
@@ -52,16 +52,15 @@ pub(crate) struct Vmcs {
 
 impl Vmcs {
     /// Makes a cleared VMCS of the given revision.
-    pub(crate) fn new(revision: u32, irq: &IrqOff, mut page: HostPage) -> Result<Self> {
+    pub(crate) fn new(revision: u32, _irq: &IrqOff, mut page: HostPage) -> Result<Self> {
         let (head, _) = page.bytes_mut().split_at_mut(4);
         head.copy_from_slice(&revision.to_le_bytes());
         let hpa = page.hpa();
-        let _ = irq;
         // SAFETY: A fresh page with the right revision; interrupts are off.
         unsafe { insn::vmclear(hpa) }.map_err(|VmFail| EIO)?;
         // INVARIANT: It has just been cleared.
         Ok(Self {
-            page,
+            _page: page,
             hpa,
             loaded: false,
             stays_current: false,
@@ -119,7 +118,6 @@ impl Drop for Vmcs {
             let irq = IrqOff::new();
             self.put(&irq);
         }
-        let _ = &self.page;
     }
 }
 
