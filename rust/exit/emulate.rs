@@ -22,7 +22,6 @@ use crate::{
             Done,
             Insn,
             Machine,
-            Operand,
             Stop, //
         },
         exit::NestedFault, //
@@ -33,8 +32,8 @@ use crate::{
     }, //
 };
 
-/// Pieces of one kind in one instruction: 32 bytes in words, and one more where it crosses a page.
-const PIECES: usize = 8;
+/// Pieces of one kind in one instruction: PUSHA has eight, and one more where it crosses a page.
+const PIECES: usize = 9;
 
 /// Iterations of a string instruction, or repetitions after a lost race, before the guest is entered again.
 const ROUNDS: usize = 64;
@@ -179,8 +178,8 @@ impl State {
                 _ => emul::fetch(&mut machine, &mut bytes),
             };
             let result = insn.and_then(|insn| {
-                if let Operand::Seg(reg) = insn.src {
-                    machine.load_selector(reg);
+                if insn.uses_segments() {
+                    machine.load_segments();
                 }
                 let result = emul::execute(&mut machine, &insn);
                 if result == Err(Stop::NeedUser) {
@@ -189,7 +188,6 @@ impl State {
                 result
             });
             let length = machine.fetched();
-            let again = machine.again();
             if result.is_ok() || machine.iterated() {
                 machine.commit();
             }
@@ -205,7 +203,7 @@ impl State {
                 }
                 Err(Stop::Fault(exception)) => return self.fault(exception),
                 Err(Stop::NeedUser) => return Ok(self.ask_read()),
-                Err(Stop::Unhandled) if again => return Ok(Next::Resume),
+                Err(Stop::Retry) => return Ok(Next::Resume),
                 Err(Stop::Unhandled) => {
                     return self.emulation_failure(bytes.get(..length).unwrap_or(&[]));
                 }
