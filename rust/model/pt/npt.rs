@@ -7,13 +7,13 @@
 //!
 //! # Memory types
 //!
-//! An entry names a PAT index, and G_PAT has nothing to do with it: nested entries go by the host's PAT, of
-//! which Linux keeps the write-back, uncacheable-minus and uncacheable types in every set-up at the indices
-//! that are used here. The processor combines that type with the guest's (section 15.25.8, table 15-20):
-//! write-back leaves the choice to the guest, uncacheable overrules it. The guest's choice cannot be taken away,
-//! so [`Caching::ignore_pat`](super::Caching) has no effect on memory. This is harmless where caches are
-//! coherent: the processor snoops its own cache for uncacheable accesses to memory (section 7.8.5), and devices
-//! that do not snoop are not passed through to guests.
+//! An entry names an index of the host's PAT; the guest's PAT is for the guest's entries. Whatever Linux has
+//! done to the PAT, or not, index 0 is write-back and index 3 uncacheable. The processor combines that type with
+//! the guest's (section 15.25.8): write-back leaves the choice to the guest, uncacheable overrules it. There is
+//! no way to say that the guest's choice does not count, so for memory
+//! [`ignore_pat`](super::Caching::ignore_pat) is not obeyed: a guest may access write-back memory of the host's
+//! as uncacheable or write-combining. Only a device that bypasses the caches gives it a reason to, and no guest
+//! has one.
 
 use super::{Caching, EntryFormat, Leaf, Level, MemoryType, Pte, Rights};
 use crate::model::addr::Hpa;

@@ -102,8 +102,6 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            avic: false,
-            x2avic: false,
             npt_2m: true,
             npt_1g: true,
             nrips: true,
@@ -116,6 +114,7 @@ impl Default for Options {
             virtual_vmload: true,
             virtual_nmi: true,
             virtual_spec_ctrl: true,
+            ..Self::MINIMAL
         }
     }
 }
@@ -131,9 +130,9 @@ pub struct Features {
     pub npt_1g: bool,
     /// Exits by instructions store the next RIP, and software events return to it (section 15.7.1).
     pub nrips: bool,
-    /// Exits store operands and code (section 15.33).
+    /// Exits store operands and code (section 15.8).
     pub decode_assists: bool,
-    /// TLB_CONTROL can flush one ASID (section 15.16.2).
+    /// TLB_CONTROL can flush one ASID (section 15.16.1).
     pub flush_by_asid: bool,
     /// The clean bits are looked at (section 15.15).
     pub vmcb_clean: bool,
@@ -153,7 +152,7 @@ pub struct Features {
     pub virtual_spec_ctrl: bool,
     /// The processor virtualises the local APIC (section 15.29).
     pub avic: bool,
-    /// It also serves x2APIC MSRs (section 15.29.10).
+    /// It also serves x2APIC MSRs (section 15.29).
     pub x2avic: bool,
     /// The last-branch MSRs are part of the VMCB. They stay off; the bit says that there is a control for
     /// them, which must be 0.
@@ -203,7 +202,7 @@ pub const fn compute(cpuid: &SvmCpuid, options: &Options) -> Result<Features, Mi
         pause_filter_threshold: pause_filter && cpuid.has(edx::PAUSE_FILTER_THRESHOLD),
         vgif: options.vgif && cpuid.has(edx::VGIF),
         virtual_vmload: options.virtual_vmload && cpuid.has(edx::VMSAVE_VIRT),
-        // Both masks would be needed at once: an NMI can be virtual only if GIF is.
+        // A virtual NMI waits for the virtual GIF.
         virtual_nmi: options.virtual_nmi && options.vgif && cpuid.has(edx::VNMI | edx::VGIF),
         virtual_spec_ctrl: options.virtual_spec_ctrl && cpuid.has(edx::SPEC_CTRL),
         avic,
@@ -216,5 +215,125 @@ impl SvmCpuid {
     /// Returns true if 8000_000A EDX has every one of `bits`.
     const fn has(&self, bits: u32) -> bool {
         self.svm_edx & bits == bits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An EPYC of the first generation, as Linux sees it.
+    const ZEN: SvmCpuid = SvmCpuid {
+        extended_ecx: 0x35c2_33ff,
+        extended_edx: 0x2fd3_fbff,
+        svm_ebx: 0x8000,
+        svm_edx: 0x0001_bcff,
+    };
+
+    /// What QEMU 7.2's `EPYC,+svm,+npt` has.
+    const EMULATED: SvmCpuid = SvmCpuid {
+        extended_ecx: SVM,
+        extended_edx: PAGE_1G,
+        svm_ebx: 0x10,
+        svm_edx: edx::NP,
+    };
+
+    #[test]
+    fn everything_that_the_processor_has_is_used() {
+        let features = compute(&ZEN, &Options::default()).unwrap();
+        assert_eq!(
+            features,
+            Features {
+                asids: 0x8000,
+                npt_2m: true,
+                npt_1g: true,
+                nrips: true,
+                decode_assists: true,
+                flush_by_asid: true,
+                vmcb_clean: true,
+                tsc_scaling: true,
+                pause_filter: true,
+                pause_filter_threshold: true,
+                vgif: true,
+                virtual_vmload: true,
+                lbr_virtualization: true,
+                ..Features::default()
+            }
+        );
+        let apic = Options {
+            avic: true,
+            x2avic: true,
+            ..Options::default()
+        };
+        let features = compute(&ZEN, &apic).unwrap();
+        assert!(features.avic && !features.x2avic);
+    }
+
+    #[test]
+    fn options_turn_everything_off() {
+        let all = SvmCpuid {
+            svm_edx: u32::MAX,
+            ..ZEN
+        };
+        assert_eq!(
+            compute(&all, &Options::MINIMAL),
+            Ok(Features {
+                asids: 0x8000,
+                lbr_virtualization: true,
+                ..Features::default()
+            })
+        );
+    }
+
+    #[test]
+    fn features_that_need_others() {
+        let all = SvmCpuid {
+            svm_edx: u32::MAX,
+            ..ZEN
+        };
+        let only = |options: Options| compute(&all, &options).unwrap();
+        let x2avic = Options {
+            x2avic: true,
+            ..Options::MINIMAL
+        };
+        assert!(!only(x2avic).x2avic);
+        let nmi = Options {
+            virtual_nmi: true,
+            ..Options::MINIMAL
+        };
+        assert!(!only(nmi).virtual_nmi);
+        assert!(only(Options { vgif: true, ..nmi }).virtual_nmi);
+        let huge = Options {
+            npt_1g: true,
+            ..Options::MINIMAL
+        };
+        assert!(!only(huge).npt_1g);
+    }
+
+    #[test]
+    fn least_processor_is_enough() {
+        let features = compute(&EMULATED, &Options::default()).unwrap();
+        assert_eq!(
+            features,
+            Features {
+                asids: 16,
+                npt_2m: true,
+                npt_1g: true,
+                ..Features::default()
+            }
+        );
+    }
+
+    #[test]
+    fn missing_features_have_names() {
+        let missing = |cpuid: SvmCpuid| compute(&cpuid, &Options::default()).unwrap_err().0;
+        assert_eq!(missing(SvmCpuid::default()), "SVM");
+        let shadow = SvmCpuid {
+            svm_edx: !edx::NP,
+            ..ZEN
+        };
+        assert_eq!(missing(shadow), "nested paging");
+        let host_only = SvmCpuid { svm_ebx: 1, ..ZEN };
+        assert!(missing(host_only).contains("identifier"));
     }
 }

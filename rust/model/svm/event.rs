@@ -31,7 +31,7 @@ const VALID: u64 = 1 << 31;
 /// Bits 63:32: the error code.
 const ERROR_CODE_SHIFT: u32 = 32;
 
-/// The types of events (table 15-10).
+/// The types of events (section 15.20).
 const TYPE_INTERRUPT: u64 = 0;
 const TYPE_NMI: u64 = 2;
 const TYPE_EXCEPTION: u64 = 3;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! #VMEXITs, decoded (APM vol. 2, sections 15.7 to 15.14, 15.25.6 and 15.33, app. C).
+//! #VMEXITs, decoded (APM vol. 2, sections 15.7 to 15.14 and 15.25.6, app. C).
 //!
-//! SVM says less than VMX does. Without decode assists it does not tell which general register a MOV CR or
+//! SVM says less than VMX does. Without decode assists (section 15.8) it does not tell which general register a MOV CR or
 //! MOV DR names, and never tells the operand of LMSW and SMSW: [`Decoded::NeedsInstruction`] asks the caller
 //! for the decoded instruction, and [`NeedsInstruction::complete`] makes an exit of it.
 
@@ -30,7 +30,8 @@ pub trait ExitInfo {
     fn exitintinfo(&self) -> u64;
     /// nRIP.
     fn nrip(&self) -> u64;
-    /// DR6 in the state-save area.
+    /// DR6 in the state-save area. It must have been [`dr6::INIT`] at the entry, for what an intercepted #DB
+    /// has added to show.
     fn dr6(&self) -> u64;
 }
 
@@ -122,7 +123,7 @@ pub fn decode(code: u64, features: &Features, info: &impl ExitInfo) -> Decoded {
         code::XSETBV => Exit::Xsetbv,
         code::INVPCID => Exit::Invpcid,
         code::BUS_LOCK => Exit::BusLock,
-        code::INVALID | code::BUSY => Exit::EntryFailure(EntryFailure {
+        _ if code::is_entry_failure(code) => Exit::EntryFailure(EntryFailure {
             reason: code as u32,
             qualification: info.exitinfo1(),
         }),
@@ -176,7 +177,7 @@ fn nested_page_fault(info: &impl ExitInfo) -> Exit {
 }
 
 /// EXITINFO1 of an intercepted exception is the error code, EXITINFO2 of #PF the address
-/// (sections 15.12.9 and 15.12.15).
+/// (section 15.12).
 #[inline]
 fn exception(code: u64, info: &impl ExitInfo) -> Exit {
     let vector = (code - code::EXCEPTION) as u8;
@@ -189,8 +190,7 @@ fn exception(code: u64, info: &impl ExitInfo) -> Exit {
             error_code: vector::has_error_code(vector).then(|| info.exitinfo1() as u32),
             payload: match vector {
                 vector::PF => Some(info.exitinfo2()),
-                // DR6 has been written by then. A guest that has no #DB pending enters with DR6 in its
-                // initial state, so what differs from that has just happened.
+                // DR6 has been written by then: what differs from the initial state has just happened.
                 vector::DB => Some(info.dr6() ^ dr6::INIT),
                 _ => None,
             },
@@ -199,7 +199,7 @@ fn exception(code: u64, info: &impl ExitInfo) -> Exit {
     })
 }
 
-/// EXITINFO1 of a control- or debug-register access, with decode assists (section 15.33): the general register
+/// EXITINFO1 of a control- or debug-register access, with decode assists (section 15.8.1): the general register
 /// in bits 3:0, and for control registers bit 63 if it was a MOV.
 const GPR_MASK: u64 = 0xf;
 const IS_MOV: u64 = 1 << 63;
@@ -258,7 +258,7 @@ fn dr_access(code: u64, features: &Features, info: &impl ExitInfo) -> Decoded {
     }))
 }
 
-/// EXITINFO1 of an I/O instruction (section 15.10.2).
+/// EXITINFO1 of an I/O instruction (section 15.10.2, figure 15-2).
 const IO_IN: u64 = 1 << 0;
 const IO_STRING: u64 = 1 << 2;
 const IO_REP: u64 = 1 << 3;
@@ -346,3 +346,6 @@ fn task_switch(info: &impl ExitInfo) -> TaskSwitch {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

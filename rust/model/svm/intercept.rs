@@ -295,3 +295,110 @@ impl Intercepts {
         set
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Table B-1: words at 000h to 014h.
+    #[test]
+    fn layout_of_the_manual() {
+        for (intercept, word, bit) in [
+            (Intercept::cr_read(0), 0, 0),
+            (Intercept::cr_read(8), 0, 8),
+            (Intercept::cr_write(0), 0, 16),
+            (Intercept::cr_write(4), 0, 20),
+            (Intercept::cr_write(15), 0, 31),
+            (Intercept::dr_read(7), 1, 7),
+            (Intercept::dr_write(7), 1, 23),
+            (Intercept::exception(14), 2, 14),
+            (Intercept::exception(31), 2, 31),
+            (Intercept::INTR, 3, 0),
+            (Intercept::VINTR, 3, 4),
+            (Intercept::CR0_SEL_WRITE, 3, 5),
+            (Intercept::CPUID, 3, 18),
+            (Intercept::IRET, 3, 20),
+            (Intercept::HLT, 3, 24),
+            (Intercept::IOIO_PROT, 3, 27),
+            (Intercept::MSR_PROT, 3, 28),
+            (Intercept::SHUTDOWN, 3, 31),
+            (Intercept::VMRUN, 4, 0),
+            (Intercept::RDTSCP, 4, 7),
+            (Intercept::ICEBP, 4, 8),
+            (Intercept::WBINVD, 4, 9),
+            (Intercept::XSETBV, 4, 13),
+            (Intercept::RDPRU, 4, 14),
+            (Intercept::INVPCID, 5, 2),
+            (Intercept::IDLE_HLT, 5, 6),
+        ] {
+            let mut words = [0; WORDS];
+            words[word] = 1 << bit;
+            let mut set = Intercepts::NONE;
+            assert!(set.assign(intercept, true));
+            assert!(!set.assign(intercept, true), "no change");
+            assert_eq!(set.words(), words, "{intercept:?}");
+            assert!(Intercepts::from_words(words).contains(intercept));
+            assert!(set.assign(intercept, false));
+            assert_eq!(set, Intercepts::NONE);
+        }
+    }
+
+    #[test]
+    fn minimal_set() {
+        let may = GuestMay {
+            invpcid: true,
+            rdtscp: true,
+        };
+        let set = Intercepts::minimal(&Features::default(), may);
+        assert_eq!(
+            set.words(),
+            [
+                1 << 20,
+                0x00ff_00ff,
+                1 << 1 | 1 << 17 | 1 << 18,
+                0xfd44_802f,
+                0x7e7f,
+                0
+            ]
+        );
+        for intercept in [
+            Intercept::RDTSC,
+            Intercept::INVLPG,
+            Intercept::cr_read(3),
+            Intercept::cr_write(3),
+            Intercept::cr_read(0),
+            Intercept::cr_write(0),
+            Intercept::cr_write(8),
+            Intercept::PAUSE,
+            Intercept::VINTR,
+            Intercept::IRET,
+            Intercept::exception(vector::PF),
+        ] {
+            assert!(!set.contains(intercept), "{intercept:?}");
+        }
+    }
+
+    #[test]
+    fn guests_without_an_instruction_exit_by_it() {
+        let features = Features {
+            pause_filter: true,
+            ..Features::default()
+        };
+        let set = Intercepts::minimal(&features, GuestMay::default());
+        for intercept in [Intercept::INVPCID, Intercept::RDTSCP, Intercept::PAUSE] {
+            assert!(set.contains(intercept));
+        }
+    }
+
+    #[test]
+    fn debug_registers_are_eight() {
+        let mut set = Intercepts::NONE;
+        set.set_debug_registers(true);
+        for n in 0..16 {
+            assert_eq!(set.contains(Intercept::dr_read(n)), n < 8);
+            assert_eq!(set.contains(Intercept::dr_write(n)), n < 8);
+        }
+        set.set_debug_registers(false);
+        assert_eq!(set, Intercepts::NONE);
+    }
+}

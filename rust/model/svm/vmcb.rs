@@ -88,7 +88,7 @@ pub mod tlb_control {
 pub const FETCHED_BYTES: usize = 15;
 
 /// The control area: the first 1024 bytes (table B-1).
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 #[repr(C)]
 pub struct ControlArea {
     /// 000h: the intercept vectors, see [`Intercepts`](super::intercept::Intercepts).
@@ -278,7 +278,7 @@ impl VmcbSegment {
 }
 
 /// The state-save area: the rest of the VMCB (table B-2).
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 #[repr(C)]
 pub struct SaveArea {
     /// 000h: ES.
@@ -371,7 +371,7 @@ pub struct SaveArea {
 }
 
 /// A virtual machine control block: one page.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct Vmcb {
     /// What the processor is to do, and why it stopped.
@@ -473,3 +473,6 @@ const _: () = assert!(size_of::<ControlArea>() == 0x400);
 const _: () = assert!(size_of::<VmcbSegment>() == 16);
 const _: () = assert!(size_of::<SaveArea>() == 0xc00);
 const _: () = assert!(size_of::<Vmcb>() == VMCB_SIZE);
+
+#[cfg(test)]
+mod tests;

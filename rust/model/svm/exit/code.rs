@@ -118,7 +118,13 @@ pub const NPF: u64 = 0x400;
 pub const AVIC_INCOMPLETE_IPI: u64 = 0x401;
 /// AVIC does not serve this access of the local APIC.
 pub const AVIC_NOACCEL: u64 = 0x402;
-/// The guest's state is not valid.
-pub const INVALID: u64 = u64::MAX;
-/// The VMCB is in use (SEV-SNP).
-pub const BUSY: u64 = u64::MAX - 1;
+/// The guest's state is not valid: -1. Some emulators store the low half only.
+pub const INVALID: u32 = u32::MAX;
+/// The VMCB is in use (SEV-SNP): -2.
+pub const BUSY: u32 = u32::MAX - 1;
+
+/// Returns true for the codes of a VMRUN that has not run the guest.
+#[inline]
+pub const fn is_entry_failure(code: u64) -> bool {
+    matches!(code as u32, INVALID | BUSY)
+}
