@@ -7,7 +7,12 @@
 
 use super::emulate::Target;
 use crate::{
-    backend::Hidden,
+    backend::{
+        BackendVcpu,
+        CodeBytes,
+        Hidden,
+        Reg, //
+    },
     host::user,
     memory::Memory,
     model::{
@@ -73,6 +78,8 @@ pub(super) struct VcpuMachine<'a> {
     efer: u64,
     slot: Option<Slot>,
     known: Option<Known>,
+    /// What the processor has fetched at RIP.
+    code: CodeBytes,
     fetched: usize,
     again: bool,
 }
@@ -83,7 +90,7 @@ impl<'a> VcpuMachine<'a> {
         let mut gpr = state.regs.gpr;
         let context = state.backend.emulation_context();
         gpr[Gpr::Rsp.index()] = context.rsp;
-        let efer = state.backend.efer();
+        let efer = state.backend.register(Reg::Efer);
         let known = fault
             .filter(|fault| !fault.walk && !fault.fetch)
             .and_then(|fault| {
@@ -110,6 +117,7 @@ impl<'a> VcpuMachine<'a> {
             efer,
             slot: None,
             known,
+            code: context.code,
             fetched: 0,
             again: false,
             state,
@@ -143,9 +151,10 @@ impl<'a> VcpuMachine<'a> {
                 self.state.raise(Exception::db(dr6::BS));
             }
         } else {
-            self.state
-                .backend
-                .set_rip_rsp_rflags(self.rip, rsp, self.rflags);
+            let backend = &mut self.state.backend;
+            backend.set_register(Reg::Rip, self.rip);
+            backend.set_register(Reg::Rsp, rsp);
+            backend.set_register(Reg::Rflags, self.rflags);
         }
     }
 
@@ -342,6 +351,13 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn fetch(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Stop> {
+        if self.fetched == 0 {
+            if let Some(code) = self.code.first(buf.len()) {
+                buf.copy_from_slice(code);
+                self.fetched = buf.len();
+                return Ok(());
+            }
+        }
         let gpa = self.translate(linear, AccessKind::Fetch)?;
         let hva = self.hva(gpa, false).ok_or(Stop::Unhandled)?;
         user::copy_in(hva, buf).map_err(|_| Stop::Unhandled)?;

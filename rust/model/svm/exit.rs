@@ -6,6 +6,7 @@
 //! MOV DR names, and never tells the operand of LMSW and SMSW: [`Decoded::NeedsInstruction`] asks the caller
 //! for the decoded instruction, and [`NeedsInstruction::complete`] makes an exit of it.
 
+use super::avic::{self, IncompleteIpi};
 use super::caps::Features;
 use super::vmcb::Vmcb;
 use crate::model::addr::{Gpa, Gva};
@@ -123,6 +124,8 @@ pub fn decode(code: u64, features: &Features, info: &impl ExitInfo) -> Decoded {
         code::XSETBV => Exit::Xsetbv,
         code::INVPCID => Exit::Invpcid,
         code::BUS_LOCK => Exit::BusLock,
+        code::AVIC_NOACCEL => avic::no_acceleration(info.exitinfo1()),
+        code::AVIC_INCOMPLETE_IPI => return incomplete_ipi(info),
         _ if code::is_entry_failure(code) => Exit::EntryFailure(EntryFailure {
             reason: code as u32,
             qualification: info.exitinfo1(),
@@ -143,6 +146,15 @@ pub fn next_rip(code: u64, features: &Features, info: &impl ExitInfo) -> Option<
     }
     let next = info.nrip();
     (features.nrips && next != 0).then_some(next)
+}
+
+#[cold]
+fn incomplete_ipi(info: &impl ExitInfo) -> Decoded {
+    let ipi = IncompleteIpi::new(info.exitinfo1(), info.exitinfo2());
+    match ipi.exit() {
+        Some(exit) => Decoded::Exit(exit),
+        None => Decoded::Exit(Exit::Unknown(code::AVIC_INCOMPLETE_IPI as u32)),
+    }
 }
 
 /// EXITINFO1 of an MSR access (section 15.11).

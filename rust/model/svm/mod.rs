@@ -4,6 +4,7 @@
 //! Programmer's Manual, "APM", vol. 2, chapter 15 and app. B and C).
 
 pub mod asid;
+pub mod avic;
 pub mod caps;
 pub mod clean;
 pub mod cr;
