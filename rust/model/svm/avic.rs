@@ -18,10 +18,10 @@
 
 use super::vmcb::v_intr;
 use crate::model::addr::Hpa;
-use crate::model::apic::{regs, Reg};
+use crate::model::apic::Reg;
 use crate::model::exit::{ApicAccess, ApicAccessKind, Exit};
 
-/// What AVIC does with an access of a register (section 15.29.3, "guest vAPIC register access behavior").
+/// What AVIC does with an access of a register (section 15.29, "guest vAPIC register access behavior").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// The page is read or written, and that is all.
@@ -61,16 +61,13 @@ pub const fn write_service(offset: u16) -> Service {
 }
 
 /// The remote-read register, which newer APICs do not have.
-const REMOTE_READ: Reg = match Reg::from_offset(0xc0) {
-    Some(reg) => reg,
-    None => Reg::ID,
-};
+const REMOTE_READ: Reg = Reg::EOI.nth(1);
 
 /// EXITINFO1 of an access that is not accelerated: the offset in bits 11:4, and bit 32 for a write.
 const NOACCEL_OFFSET: u64 = 0xff0;
 const NOACCEL_WRITE: u64 = 1 << 32;
 
-/// Decodes an exit by an access that AVIC does not serve (AVIC_NOACCEL, section 15.29.9.2).
+/// Decodes an exit by an access that AVIC does not serve (AVIC_NOACCEL).
 ///
 /// A write of EOI traps when the interrupt was level-triggered. Nothing has been done for it but the store, so
 /// it is a write like others.
@@ -98,7 +95,7 @@ const FAILURE_NOT_RUNNING: u32 = 1;
 /// EXITINFO1: the high half of the ICR.
 const ICR_HIGH_SHIFT: u32 = 32;
 
-/// An IPI that AVIC has not delivered to every target (AVIC_INCOMPLETE_IPI, section 15.29.9.1). The write of the
+/// An IPI that AVIC has not delivered to every target (AVIC_INCOMPLETE_IPI). The write of the
 /// ICR is done, and RIP is behind the instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IncompleteIpi {
@@ -153,7 +150,7 @@ pub const LOGICAL_ENTRIES: usize = 1024;
 /// Bits 51:12 of table entries and VMCB fields: the address of a page.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// An entry of the physical APIC ID table (section 15.29.4.2): where a vCPU's backing page is and on which CPU it
+/// An entry of the physical APIC ID table: where a vCPU's backing page is and on which CPU it
 /// runs.
 ///
 /// The processors read it at any time; it is changed by one 64-bit store.
@@ -222,7 +219,7 @@ impl PhysicalEntry {
     }
 }
 
-/// An entry of the logical APIC ID table (section 15.29.4.3): which APIC has a logical ID.
+/// An entry of the logical APIC ID table: which APIC has a logical ID.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct LogicalEntry(u32);
@@ -250,6 +247,9 @@ const LDR_SHIFT: u32 = 24;
 /// With the cluster model, its upper half is the cluster; 15 stands for all of them.
 const CLUSTER_SHIFT: u32 = 4;
 const CLUSTER_BROADCAST: u32 = 15;
+/// Bits 31:28 of DFR: the model.
+const DFR_MODEL_SHIFT: u32 = 28;
+const DFR_MODEL_FLAT: u32 = 15;
 /// Members of a cluster.
 const CLUSTER_MEMBERS: u32 = 4;
 const MEMBER_MASK: u32 = 0xf;
@@ -258,7 +258,7 @@ const MEMBER_MASK: u32 = 0xf;
 /// no place for it: it has no logical ID, or several. An APIC of the second sort is reached by software only.
 pub const fn logical_index(ldr: u32, dfr: u32) -> Option<usize> {
     let id = ldr >> LDR_SHIFT;
-    let (first, member) = if dfr | regs::DFR_ONES == regs::DFR_FLAT {
+    let (first, member) = if dfr >> DFR_MODEL_SHIFT == DFR_MODEL_FLAT {
         (0, id)
     } else {
         let cluster = id >> CLUSTER_SHIFT;
@@ -313,7 +313,10 @@ pub const fn physical_table(table: Hpa, last: u16, mode: Mode) -> u64 {
 mod tests {
     use super::*;
 
-    /// Section 15.29.3: writes that AVIC serves by itself, stores and then leaves, or does not store.
+    const DFR_FLAT: u32 = u32::MAX;
+    const DFR_CLUSTER: u32 = 0x0fff_ffff;
+
+    /// Writes that AVIC serves by itself, stores and then leaves, or does not store.
     #[test]
     fn register_accesses_of_the_manual() {
         for (offset, service) in [
@@ -370,7 +373,7 @@ mod tests {
         );
     }
 
-    /// Section 15.29.9.1: reasons 0 to 4.
+    /// Reasons 0 to 4.
     #[test]
     fn incomplete_ipis() {
         let icr = 0x0300_0000_0000_40fb;
@@ -411,22 +414,22 @@ mod tests {
     fn logical_entries() {
         assert_eq!(LogicalEntry::NONE.raw(), 0);
         assert_eq!(LogicalEntry::new(0xfe).raw(), 0x8000_00fe);
-        assert_eq!(logical_index(0x0100_0000, regs::DFR_FLAT), Some(0));
-        assert_eq!(logical_index(0x8000_0000, regs::DFR_FLAT), Some(7));
-        assert_eq!(logical_index(0, regs::DFR_FLAT), None);
-        assert_eq!(logical_index(0x0300_0000, regs::DFR_FLAT), None);
-        assert_eq!(logical_index(0x0100_0000, regs::DFR_CLUSTER), Some(0));
-        assert_eq!(logical_index(0x1800_0000, regs::DFR_CLUSTER), Some(7));
-        assert_eq!(logical_index(0xe800_0000, regs::DFR_CLUSTER), Some(59));
-        assert_eq!(logical_index(0xf100_0000, regs::DFR_CLUSTER), None);
-        assert_eq!(logical_index(0x1000_0000, regs::DFR_CLUSTER), None);
-        assert_eq!(logical_index(0x1300_0000, regs::DFR_CLUSTER), None);
+        assert_eq!(logical_index(0x0100_0000, DFR_FLAT), Some(0));
+        assert_eq!(logical_index(0x8000_0000, DFR_FLAT), Some(7));
+        assert_eq!(logical_index(0, DFR_FLAT), None);
+        assert_eq!(logical_index(0x0300_0000, DFR_FLAT), None);
+        assert_eq!(logical_index(0x0100_0000, DFR_CLUSTER), Some(0));
+        assert_eq!(logical_index(0x1800_0000, DFR_CLUSTER), Some(7));
+        assert_eq!(logical_index(0xe800_0000, DFR_CLUSTER), Some(59));
+        assert_eq!(logical_index(0xf100_0000, DFR_CLUSTER), None);
+        assert_eq!(logical_index(0x1000_0000, DFR_CLUSTER), None);
+        assert_eq!(logical_index(0x1300_0000, DFR_CLUSTER), None);
     }
 
     /// No APIC has an index outside the table, and no two logical IDs share one.
     #[test]
     fn logical_indices_are_unique() {
-        for dfr in [regs::DFR_FLAT, regs::DFR_CLUSTER] {
+        for dfr in [DFR_FLAT, DFR_CLUSTER] {
             let mut seen = [false; LOGICAL_ENTRIES];
             for id in 0..=0xff {
                 if let Some(index) = logical_index(id << 24, dfr) {

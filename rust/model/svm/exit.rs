@@ -125,7 +125,7 @@ pub fn decode(code: u64, features: &Features, info: &impl ExitInfo) -> Decoded {
         code::INVPCID => Exit::Invpcid,
         code::BUS_LOCK => Exit::BusLock,
         code::AVIC_NOACCEL => avic::no_acceleration(info.exitinfo1()),
-        code::AVIC_INCOMPLETE_IPI => return incomplete_ipi(info),
+        code::AVIC_INCOMPLETE_IPI => incomplete_ipi(info),
         _ if code::is_entry_failure(code) => Exit::EntryFailure(EntryFailure {
             reason: code as u32,
             qualification: info.exitinfo1(),
@@ -148,13 +148,13 @@ pub fn next_rip(code: u64, features: &Features, info: &impl ExitInfo) -> Option<
     (features.nrips && next != 0).then_some(next)
 }
 
+/// An IPI that has been delivered, but not to vCPUs that run, is no exit that the shared code knows: a backend
+/// that turns AVIC on looks for it first.
 #[cold]
-fn incomplete_ipi(info: &impl ExitInfo) -> Decoded {
-    let ipi = IncompleteIpi::new(info.exitinfo1(), info.exitinfo2());
-    match ipi.exit() {
-        Some(exit) => Decoded::Exit(exit),
-        None => Decoded::Exit(Exit::Unknown(code::AVIC_INCOMPLETE_IPI as u32)),
-    }
+fn incomplete_ipi(info: &impl ExitInfo) -> Exit {
+    IncompleteIpi::new(info.exitinfo1(), info.exitinfo2())
+        .exit()
+        .unwrap_or(Exit::Unknown(code::AVIC_INCOMPLETE_IPI as u32))
 }
 
 /// EXITINFO1 of an MSR access (section 15.11).

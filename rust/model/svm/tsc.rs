@@ -40,7 +40,7 @@ impl TscRatio {
     /// Scales a count of the host's TSC, modulo 2^64.
     #[inline]
     pub const fn scale(self, host: u64) -> u64 {
-        ((host as u128 * self.0 as u128) >> FRACTION_BITS) as u64
+        ((host as u128).wrapping_mul(self.0 as u128) >> FRACTION_BITS) as u64
     }
 
     /// Returns the TSC_OFFSET with which the guest reads `guest` when the host's TSC is `host`.

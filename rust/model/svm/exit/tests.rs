@@ -453,6 +453,28 @@ fn string_io() {
     );
 }
 
+/// Section 15.29.
+#[test]
+fn apic_accesses() {
+    assert_eq!(
+        exit(code::AVIC_NOACCEL, info1(1 << 32 | 0xf0)),
+        Exit::ApicWrite(0xf0)
+    );
+    let ipi = |info2| {
+        exit(
+            code::AVIC_INCOMPLETE_IPI,
+            Info {
+                info1: 0x0200_0000_0000_00fd,
+                info2,
+                ..Info::default()
+            },
+        )
+    };
+    assert_eq!(ipi(0), Exit::ApicWrite(0x300));
+    assert_eq!(ipi(2 << 32), Exit::ApicWrite(0x300));
+    assert_eq!(ipi(1 << 32), Exit::Unknown(0x401), "the backend's own");
+}
+
 /// Section 15.14.1.
 #[test]
 fn task_switches() {
