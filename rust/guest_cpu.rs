@@ -68,11 +68,12 @@ impl GuestCpu {
     /// Computes it.
     pub(crate) fn probe(hardware: &Hardware) {
         let (host_xcr0, host_xss) = cpu::host_xstate();
+        let hardware = hardware.provides();
         let provides = Provides {
-            xcr0: host_xcr0 & XCR0_OFFERED,
+            xcr0: host_xcr0 & XCR0_OFFERED & hardware.xcr0,
             xss: 0,
             paravirt: NOP_IO_DELAY,
-            ..hardware.provides()
+            ..hardware
         };
         GUEST_CPU.populate(Self {
             host: Host,

@@ -137,12 +137,22 @@ impl Svm {
     /// Returns what SVM lets guests have: all instructions that need no more than its intercepts off.
     pub(crate) fn provides(&self) -> Provides {
         Provides {
+            xcr0: if emulated_by_qemu() { 0 } else { u64::MAX },
             invpcid: true,
             rdtscp: self.rdtscp,
             guest_phys_bits: NPT_BITS,
             ..Provides::default()
         }
     }
+}
+
+/// Whether the processor is QEMU's TCG, which lets a guest's XSETBV through to the host's XCR0, whatever the
+/// intercepts say (QEMU 7.2).
+fn emulated_by_qemu() -> bool {
+    /// CPUID.1:ECX bit 31: there is a hypervisor below this host.
+    const HYPERVISOR: u32 = 1 << 31;
+    let [_, name, ..] = cpu::cpuid(0x4000_0000, 0);
+    cpu::cpuid(1, 0)[2] & HYPERVISOR != 0 && name == u32::from_le_bytes(*b"TCGT")
 }
 
 /// CPUID 8000_0001 EDX bit 27: RDTSCP and TSC_AUX.

@@ -124,6 +124,7 @@ impl Vmx {
     pub(crate) fn provides(&self) -> Provides {
         let features = &self.controls.features;
         Provides {
+            xcr0: u64::MAX,
             invpcid: features.invpcid,
             rdtscp: features.rdtscp,
             xsaves: features.xsaves,
