@@ -269,6 +269,53 @@ mod tests {
         assert!(features.avic && !features.x2avic);
     }
 
+    /// CPUID 8000_000A EDX: what each bit brings when it is the only one besides nested paging.
+    #[test]
+    fn bits_of_the_manual() {
+        let all = Options {
+            avic: true,
+            x2avic: true,
+            ..Options::default()
+        };
+        let with = |bits: &[u32]| {
+            let cpuid = SvmCpuid {
+                svm_edx: bits.iter().fold(1, |edx, bit| edx | 1 << bit),
+                ..EMULATED
+            };
+            compute(&cpuid, &all).unwrap()
+        };
+        let none = with(&[]);
+        let check = |bits: &[u32], set: fn(&mut Features)| {
+            let mut expected = none;
+            set(&mut expected);
+            assert_eq!(with(bits), expected, "{bits:?}");
+        };
+        check(&[1], |f| f.lbr_virtualization = true);
+        check(&[3], |f| f.nrips = true);
+        check(&[4], |f| f.tsc_scaling = true);
+        check(&[5], |f| f.vmcb_clean = true);
+        check(&[6], |f| f.flush_by_asid = true);
+        check(&[7], |f| f.decode_assists = true);
+        check(&[10], |f| f.pause_filter = true);
+        check(&[12], |_| {});
+        check(&[10, 12], |f| {
+            (f.pause_filter, f.pause_filter_threshold) = (true, true);
+        });
+        check(&[13], |f| f.avic = true);
+        check(&[15], |f| f.virtual_vmload = true);
+        check(&[16], |f| f.vgif = true);
+        check(&[18], |_| {});
+        check(&[13, 18], |f| (f.avic, f.x2avic) = (true, true));
+        check(&[20], |f| f.virtual_spec_ctrl = true);
+        check(&[25], |_| {});
+        check(&[16, 25], |f| (f.vgif, f.virtual_nmi) = (true, true));
+        for bit in [
+            2, 8, 9, 11, 14, 17, 19, 21, 22, 23, 24, 26, 27, 28, 29, 30, 31,
+        ] {
+            check(&[bit], |_| {});
+        }
+    }
+
     #[test]
     fn options_turn_everything_off() {
         let all = SvmCpuid {

@@ -52,6 +52,35 @@ fn written_groups_are_dirty() {
     assert_eq!(control.vmcb_clean, 0x1fff & !(1 << 5 | 1 << 8));
 }
 
+/// Table B-1, offsets 060h, 068h, 090h and 0B8h.
+#[test]
+fn bits_of_the_manual() {
+    for (bits, first, last) in [
+        (v_intr::V_TPR, 0, 7),
+        (v_intr::V_IRQ, 8, 8),
+        (v_intr::V_GIF, 9, 9),
+        (v_intr::V_NMI, 11, 11),
+        (v_intr::V_NMI_MASK, 12, 12),
+        (v_intr::V_INTR_PRIO, 16, 19),
+        (v_intr::V_IGN_TPR, 20, 20),
+        (v_intr::V_INTR_MASKING, 24, 24),
+        (v_intr::V_GIF_ENABLE, 25, 25),
+        (v_intr::V_NMI_ENABLE, 26, 26),
+        (v_intr::X2AVIC_ENABLE, 30, 30),
+        (v_intr::AVIC_ENABLE, 31, 31),
+        (v_intr::V_INTR_VECTOR, 32, 39),
+        (interrupt_state::INTERRUPT_SHADOW, 0, 0),
+        (interrupt_state::GUEST_INTERRUPT_MASK, 1, 1),
+        (np_enable::NP_ENABLE, 0, 0),
+        (lbr_virtualization::LBR_VIRTUALIZATION_ENABLE, 0, 0),
+        (lbr_virtualization::VIRTUAL_VMLOAD_VMSAVE, 1, 1),
+    ] {
+        assert_eq!(bits.trailing_zeros(), first);
+        assert_eq!(bits.ilog2(), last);
+        assert_eq!(bits.count_ones(), last - first + 1);
+    }
+}
+
 #[test]
 fn interrupt_control_is_dirty_only_if_it_changes() {
     let mut control = control();
