@@ -232,10 +232,10 @@ mod tests {
 
     /// What QEMU 7.2's `EPYC,+svm,+npt` has.
     const EMULATED: SvmCpuid = SvmCpuid {
-        extended_ecx: SVM,
-        extended_edx: PAGE_1G,
+        extended_ecx: 1 << 2,
+        extended_edx: 1 << 26,
         svm_ebx: 0x10,
-        svm_edx: edx::NP,
+        svm_edx: 1 << 0,
     };
 
     #[test]
