@@ -86,6 +86,9 @@ pub(super) struct VcpuMachine<'a> {
 
 impl<'a> VcpuMachine<'a> {
     /// Copies the registers of `state`. `fault` is the access that led here.
+    ///
+    /// Inlined, or the whole of it would be copied once more.
+    #[inline(always)]
     pub(super) fn new(state: &'a mut State, fault: Option<&NestedFault>) -> Self {
         let mut gpr = state.regs.gpr;
         let context = state.backend.emulation_context();

@@ -184,7 +184,7 @@ impl VmxVcpu {
     }
 
     /// Gives access to the VMCS with interrupts off.
-    #[inline]
+    #[inline(always)]
     fn with<R>(&mut self, f: impl FnOnce(&mut CurrentVmcs<'_>) -> R) -> R {
         let irq = IrqOff::new();
         self.state
@@ -294,7 +294,7 @@ impl VmxVcpu {
             self.sync_tpr_in(irq, entry.tpr, entry.tpr_threshold);
         }
 
-        let mut left = self.state.as_mut().with(irq, |state, irq| {
+        let (exit, vectored) = self.state.as_mut().with(irq, |state, irq| {
             let moved = state.sync_host(irq);
             if moved || stale || flush_guest {
                 if moved || stale || !has_vpid {
@@ -321,15 +321,11 @@ impl VmxVcpu {
             // are the registers of its guest.
             let failed = unsafe { b::vireo_enter_vmx(regs, &mut raw) };
             if failed != 0 {
-                return Left {
-                    exit: Exit::EntryFailure(EntryFailure {
-                        reason: vmcs.instruction_error(),
-                        qualification: 0,
-                    }),
-                    vectored: None,
-                    tpr: None,
-                    incomplete: false,
+                let failure = EntryFailure {
+                    reason: vmcs.instruction_error(),
+                    qualification: 0,
                 };
+                return (Exit::EntryFailure(failure), None);
             }
             let info = Info(&vmcs);
             let exit = exit::decode(raw, &info);
@@ -341,15 +337,14 @@ impl VmxVcpu {
             if matches!(exit, Exit::NestedFault(_) | Exit::Exception(_)) {
                 restore_nmi_blocking(&mut vmcs, &exit, vectored.is_some());
             }
-            Left {
-                exit,
-                vectored,
-                tpr: None,
-                incomplete: false,
-            }
+            (exit, vectored)
         });
-        left.tpr = self.take_tpr();
-        left
+        Left {
+            exit,
+            vectored,
+            tpr: self.take_tpr(),
+            incomplete: false,
+        }
     }
 
     /// Whether the processor virtualises accesses of the xAPIC's page.

@@ -318,15 +318,8 @@ impl BackendVcpu for SvmVcpu {
         stepping
     }
 
+    #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
-        const ALL: [SegReg; SegReg::COUNT] = [
-            SegReg::Es,
-            SegReg::Cs,
-            SegReg::Ss,
-            SegReg::Ds,
-            SegReg::Fs,
-            SegReg::Gs,
-        ];
         let rflags = self.register(Reg::Rflags);
         let Vmcb { control, save } = self.vmcb.vmcb_mut();
         let long = in_64bit_code(save);
@@ -337,11 +330,22 @@ impl BackendVcpu for SvmVcpu {
             rip: save.rip,
             rsp: save.rsp,
             rflags,
-            segments: ALL.map(|reg| match reg {
-                SegReg::Ss => place(save, Hidden::Seg(reg)).stack_segment(cpl),
-                SegReg::Es | SegReg::Ds if long => Segment::default(),
-                reg => Segment::from(&*place(save, Hidden::Seg(reg))),
-            }),
+            segments: [
+                if long {
+                    Segment::default()
+                } else {
+                    Segment::from(&save.es)
+                },
+                Segment::from(&save.cs),
+                save.ss.stack_segment(cpl),
+                if long {
+                    Segment::default()
+                } else {
+                    Segment::from(&save.ds)
+                },
+                Segment::from(&save.fs),
+                Segment::from(&save.gs),
+            ],
             cr0,
             cr3: save.cr3,
             cr4: self.cr4,

@@ -50,8 +50,36 @@ use crate::{
             SegReg,
             Segment, //
         }, //
-    }, //
+    },
+    vmx::vmcs::CurrentVmcs, //
 };
+
+/// Reads a segment register for the emulator. 64-bit code has the bases of FS and GS, the mode in CS and the
+/// privilege level in SS; the rest of the segments does not matter there, but for instructions that store a
+/// selector.
+#[inline(always)]
+fn read_segment(vmcs: &CurrentVmcs<'_>, reg: SegReg, long: bool) -> Segment {
+    let Fields::Segment(selector, base, limit, rights) = fields(Hidden::Seg(reg)) else {
+        return Segment::default();
+    };
+    match reg {
+        SegReg::Es | SegReg::Ds if long => Segment::default(),
+        SegReg::Fs | SegReg::Gs if long => Segment {
+            base: vmcs.read(base),
+            ..Segment::default()
+        },
+        SegReg::Cs | SegReg::Ss if long => Segment {
+            ar: vmcs.read(rights),
+            ..Segment::default()
+        },
+        _ => Segment {
+            selector: vmcs.read(selector),
+            base: vmcs.read(base),
+            limit: vmcs.read(limit),
+            ar: vmcs.read(rights),
+        },
+    }
+}
 
 impl VmxVcpu {
     fn set_cr0(&mut self, value: u64) {
@@ -324,15 +352,8 @@ impl BackendVcpu for VmxVcpu {
         })
     }
 
+    #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
-        const ALL: [SegReg; SegReg::COUNT] = [
-            SegReg::Es,
-            SegReg::Cs,
-            SegReg::Ss,
-            SegReg::Ds,
-            SegReg::Fs,
-            SegReg::Gs,
-        ];
         let (cr0_mask, cr4_mask) = (self.cr0_mask, self.cr4_mask);
         self.with(|vmcs| {
             let cr0 = vmcs.read(field::CR0_READ_SHADOW);
@@ -342,31 +363,14 @@ impl BackendVcpu for VmxVcpu {
                 rip: vmcs.read(field::GUEST_RIP),
                 rsp: vmcs.read(field::GUEST_RSP),
                 rflags: vmcs.read(field::GUEST_RFLAGS),
-                segments: ALL.map(|reg| {
-                    let Fields::Segment(selector, base, limit, rights) = fields(Hidden::Seg(reg))
-                    else {
-                        return Segment::default();
-                    };
-                    // 64-bit code has the bases of FS and GS, the mode in CS and the privilege level in SS;
-                    // the rest of the segments does not matter, but for instructions that store a selector.
-                    match reg {
-                        SegReg::Es | SegReg::Ds if long => Segment::default(),
-                        SegReg::Fs | SegReg::Gs if long => Segment {
-                            base: vmcs.read(base),
-                            ..Segment::default()
-                        },
-                        SegReg::Cs | SegReg::Ss if long => Segment {
-                            ar: vmcs.read(rights),
-                            ..Segment::default()
-                        },
-                        _ => Segment {
-                            selector: vmcs.read(selector),
-                            base: vmcs.read(base),
-                            limit: vmcs.read(limit),
-                            ar: vmcs.read(rights),
-                        },
-                    }
-                }),
+                segments: [
+                    read_segment(vmcs, SegReg::Es, long),
+                    read_segment(vmcs, SegReg::Cs, long),
+                    read_segment(vmcs, SegReg::Ss, long),
+                    read_segment(vmcs, SegReg::Ds, long),
+                    read_segment(vmcs, SegReg::Fs, long),
+                    read_segment(vmcs, SegReg::Gs, long),
+                ],
                 cr0: cr::guest_view(vmcs.read(field::GUEST_CR0), cr0, cr0_mask),
                 cr3: vmcs.read(field::GUEST_CR3),
                 cr4: cr::guest_view(vmcs.read(field::GUEST_CR4), cr4, cr4_mask),

@@ -23,6 +23,7 @@ pub(super) enum Fields {
 }
 
 /// Returns the fields of a segment register.
+#[inline(always)]
 pub(super) fn fields(reg: Hidden) -> Fields {
     macro_rules! fields {
         ($selector:ident, $base:ident, $limit:ident, $rights:ident) => {
