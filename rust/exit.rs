@@ -5,7 +5,11 @@
 use kernel::prelude::*;
 
 use crate::{
-    backend::Left,
+    backend::{
+        BackendVcpu,
+        Left,
+        Reg, //
+    },
     host::{
         cpu,
         sched, //
@@ -57,7 +61,15 @@ impl State {
         if let Some(event) = &left.vectored {
             self.requeue(event);
         }
-        match left.exit {
+        if left.incomplete {
+            return self.handle_undecoded(left);
+        }
+        self.handle_exit(left.exit, left.vectored.as_ref())
+    }
+
+    #[inline]
+    pub(crate) fn handle_exit(&mut self, exit: Exit, vectored: Option<&Event>) -> Result<Next> {
+        match exit {
             Exit::ExternalInterrupt
             | Exit::Nmi
             | Exit::InterruptWindow
@@ -69,7 +81,7 @@ impl State {
             Exit::Rdmsr => self.rdmsr(),
             Exit::Io(access) => self.io(&access),
             Exit::Hlt => self.hlt(),
-            Exit::NestedFault(fault) => self.nested_fault(&fault, left.vectored.as_ref()),
+            Exit::NestedFault(fault) => self.nested_fault(&fault, vectored),
             Exit::CrAccess(access) => self.cr_access(&access),
             Exit::DrAccess(access) => self.dr_access(&access),
             Exit::Exception(trapped) => self.exception(&trapped),
@@ -137,7 +149,7 @@ impl State {
     #[inline(always)]
     pub(crate) fn gpr(&mut self, gpr: Gpr) -> u64 {
         if gpr == Gpr::Rsp {
-            return self.backend.rsp();
+            return self.backend.register(Reg::Rsp);
         }
         self.regs.gpr[gpr.index()]
     }
@@ -146,7 +158,7 @@ impl State {
     #[inline(always)]
     pub(crate) fn set_gpr(&mut self, gpr: Gpr, value: u64) {
         if gpr == Gpr::Rsp {
-            self.backend.set_rsp(value);
+            self.backend.set_register(Reg::Rsp, value);
             return;
         }
         self.regs.gpr[gpr.index()] = value;
@@ -173,7 +185,7 @@ impl State {
     }
 
     fn invlpg(&mut self) -> Result<Next> {
-        self.backend.flush_guest_tlb();
+        self.flush_guest = true;
         self.skip()
     }
 

@@ -5,25 +5,23 @@
 use kernel::sync::SetOnce;
 
 use crate::{
+    backend::Hardware,
     host::cpu,
     model::{
         cpuid::{
             Caps,
             HostCpuid,
             Provides,
-            Regs, //
+            Regs,
+            Vendor, //
         },
         msr::FeatureMsrs,
         x86::{
             msr,
             xcr0, //
         }, //
-    },
-    vmx::setup::Vmx, //
+    }, //
 };
-
-/// Width of the addresses that EPT tables of four levels translate.
-const EPT_BITS: u8 = 48;
 
 /// XCR0 components that a guest may have: those whose state the kernel's FPU code switches and that need
 /// nothing else (PKRU and AMX do).
@@ -46,6 +44,8 @@ impl HostCpuid for Host {
 pub(crate) struct GuestCpu {
     /// The host's CPUID.
     pub(crate) host: Host,
+    /// Whose processor it is.
+    pub(crate) vendor: Vendor,
     /// The features.
     pub(crate) caps: Caps,
     /// The feature MSRs.
@@ -65,22 +65,19 @@ impl GuestCpu {
         GUEST_CPU.as_ref()
     }
 
-    /// Computes it, for the machine's VMX.
-    pub(crate) fn probe(vmx: &Vmx) {
+    /// Computes it.
+    pub(crate) fn probe(hardware: &Hardware) {
         let (host_xcr0, host_xss) = cpu::host_xstate();
-        let features = &vmx.controls.features;
+        let hardware = hardware.provides();
         let provides = Provides {
-            xcr0: host_xcr0 & XCR0_OFFERED,
+            xcr0: host_xcr0 & XCR0_OFFERED & hardware.xcr0,
             xss: 0,
-            invpcid: features.invpcid,
-            rdtscp: features.rdtscp,
-            xsaves: features.xsaves,
-            guest_phys_bits: EPT_BITS,
             paravirt: NOP_IO_DELAY,
-            ..Provides::default()
+            ..hardware
         };
         GUEST_CPU.populate(Self {
             host: Host,
+            vendor: Vendor::of(&Host),
             caps: Caps::new(&Host, &provides),
             feature_msrs: FeatureMsrs {
                 microcode: cpu::rdmsr_safe(msr::IA32_BIOS_SIGN_ID).unwrap_or(0),

@@ -29,6 +29,7 @@ mod irqchip;
 mod memory;
 #[allow(dead_code, unreachable_pub, unused_imports)]
 mod model;
+mod svm;
 mod uapi;
 mod vcpu;
 mod vm;
@@ -43,11 +44,11 @@ module! {
     params: {
         dump_vmcs: u8 {
             default: 0,
-            description: "Write the VMCS to the kernel log when an entry fails or an exit is unknown",
+            description: "Write the VMCS or VMCB to the kernel log when an entry fails or an exit is unknown",
         },
         vpid: u8 {
             default: 1,
-            description: "Tag the guests' translations (VPID), where the CPU can",
+            description: "Tag the guests' translations (VPID), where the CPU can (VMX)",
         },
         large_pages: u8 {
             default: 1,
@@ -55,19 +56,39 @@ module! {
         },
         ept_ad: u8 {
             default: 1,
-            description: "Use accessed and dirty flags in EPT, where the CPU can",
+            description: "Use accessed and dirty flags in EPT, where the CPU can (VMX)",
         },
         apic_registers: u8 {
             default: 1,
-            description: "Let the CPU virtualise the xAPIC's registers, where it can",
+            description: "Let the CPU virtualise the xAPIC's registers, where it can (VMX)",
         },
         preemption_timer: u8 {
             default: 1,
-            description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can",
+            description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can (VMX)",
         },
         tpr_shadow: u8 {
             default: 1,
-            description: "Let the CPU handle CR8, where it can",
+            description: "Let the CPU handle CR8, where it can (VMX)",
+        },
+        nrips: u8 {
+            default: 1,
+            description: "Use the CPU's next-RIP saving, where it has it (SVM)",
+        },
+        decode_assists: u8 {
+            default: 1,
+            description: "Use the CPU's decode assists, where it has them (SVM)",
+        },
+        flush_by_asid: u8 {
+            default: 1,
+            description: "Flush the TLB by ASID, where the CPU can (SVM)",
+        },
+        vmcb_clean: u8 {
+            default: 1,
+            description: "Use the VMCB's clean bits, where the CPU has them (SVM)",
+        },
+        pause_filter: u8 {
+            default: 1,
+            description: "Exit on a loop of PAUSEs, where the CPU can (SVM)",
         },
     },
 }
@@ -79,11 +100,13 @@ struct Vireo {
     device: MiscDeviceRegistration<dev::Device>,
     virtualization: host::hotplug::VirtualizationOn,
     mitigations: host::cpu::Mitigations,
+    hardware: backend::HardwareOwner,
 }
 
 impl kernel::InPlaceModule for Vireo {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            hardware: backend::Hardware::probe()?,
             mitigations: host::cpu::Mitigations::new()?,
             virtualization: enable()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
@@ -96,23 +119,9 @@ fn dump_requested() -> bool {
     module_parameters::dump_vmcs.value() != 0
 }
 
-/// Finds out what the CPU can do and turns virtualisation on.
+/// Finds out what guests can have and turns virtualisation on.
 fn enable() -> Result<host::hotplug::VirtualizationOn> {
-    let on = |value: u8| value != 0;
-    let large = on(module_parameters::large_pages.value());
-    let options = model::vmx::ctls::Options {
-        vpid: on(module_parameters::vpid.value()),
-        ept_2m: large,
-        ept_1g: large,
-        ept_ad: on(module_parameters::ept_ad.value()),
-        tpr_shadow: on(module_parameters::tpr_shadow.value()),
-        preemption_timer: on(module_parameters::preemption_timer.value()),
-        apic_accesses: on(module_parameters::apic_registers.value()),
-        apic_registers: on(module_parameters::apic_registers.value()),
-        ..Default::default()
-    };
-    vmx::setup::Vmx::probe(&options)?;
-    let vmx = vmx::setup::Vmx::get().ok_or(ENODEV)?;
-    guest_cpu::GuestCpu::probe(vmx);
-    host::hotplug::VirtualizationOn::new(false)
+    let hardware = backend::Hardware::get().ok_or(ENODEV)?;
+    guest_cpu::GuestCpu::probe(&hardware);
+    host::hotplug::VirtualizationOn::new(hardware.extension())
 }

@@ -63,7 +63,7 @@ use crate::{
         },
         pt::{
             self,
-            ept::Ept,
+            nested::Nested,
             Caching,
             Debt,
             Debts,
@@ -109,7 +109,7 @@ struct Inner {
     changing: usize,
     /// Counts ends of such changes and changes of slots.
     sequence: u64,
-    table: Option<PageTable<Ept>>,
+    table: Option<PageTable<Nested>>,
     garbage: Garbage,
     /// Flushes under way: whoever finds a page gone must wait for the one that made it so.
     debts: Debts,
@@ -147,7 +147,7 @@ pub(crate) enum Fault {
 
 impl Memory {
     /// Makes an empty memory for the current process.
-    pub(crate) fn new(format: Ept, largest: PageSize) -> Result<impl PinInit<Self, Error>> {
+    pub(crate) fn new(format: Nested, largest: PageSize) -> Result<impl PinInit<Self, Error>> {
         let mut spare = Spare::default();
         spare.fill()?;
         let mut garbage = Garbage::new();

@@ -14,6 +14,10 @@ use kernel::{
 };
 
 use crate::{
+    backend::{
+        AnyVcpu,
+        Hardware, //
+    },
     bindings as b,
     caps,
     guest_cpu::GuestCpu,
@@ -40,11 +44,7 @@ use crate::{
         x86::xcr0, //
     },
     uapi,
-    vm::Vm,
-    vmx::{
-        setup::Vmx,
-        vcpu::VmxVcpu, //
-    }, //
+    vm::Vm, //
 };
 
 mod apic_glue;
@@ -90,7 +90,10 @@ pub(crate) struct State {
     pub(crate) shared: Arc<VcpuShared>,
     pub(crate) run: Arc<RunPages>,
     pub(crate) cpu: &'static GuestCpu,
-    pub(crate) backend: VmxVcpu,
+    pub(crate) hardware: Hardware,
+    pub(crate) backend: AnyVcpu,
+    /// The guest's own address translations must be forgotten at the next entry.
+    pub(crate) flush_guest: bool,
     pub(crate) regs: b::vireo_regs,
     pub(crate) fpu: GuestFpu,
     pub(crate) xcr0: u64,
@@ -123,7 +126,7 @@ pub(crate) struct State {
 impl Vcpu {
     /// Makes vCPU `id` of `vm` in its state after reset.
     pub(crate) fn new(vm: Arc<Vm>, id: u32) -> Result<Arc<Self>> {
-        let vmx = Vmx::get().ok_or(ENODEV)?;
+        let hardware = Hardware::get().ok_or(ENODEV)?;
         let cpu = GuestCpu::get().ok_or(ENODEV)?;
         let in_kernel = vm.irqchip().is_some();
         // The boot CPU is number 0.
@@ -131,14 +134,14 @@ impl Vcpu {
         let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
         let shared = VcpuShared::new(id, lapic.identity())?;
         let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
-        let eptp = crate::vmx::vcpu::eptp(vmx, vm.memory().root());
-        // Unique in the VM and not 0: what a VPID must be (see `VmxVcpu::new`).
-        let vpid = (vm.memory().vcpus.len() as u16).saturating_add(1);
-        let apic_page = in_kernel.then(|| vm.memory().apic_page());
-        let backend = VmxVcpu::new(vmx, eptp, vpid, apic_page)?;
+        let memory = vm.memory();
+        let apic_page = in_kernel.then(|| memory.apic_page());
+        let backend = hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page)?;
         let mut state = KBox::new(
             State {
+                hardware,
                 backend,
+                flush_guest: false,
                 regs: b::vireo_regs::default(),
                 fpu: GuestFpu::new()?,
                 xcr0: xcr0::X87,
@@ -153,7 +156,7 @@ impl Vcpu {
                 cpuid_index: KBox::new(cpuid::Index::default(), GFP_KERNEL_ACCOUNT)?,
                 guest: cpuid::Guest::default(),
                 msrs: KBox::new(
-                    MsrFile::new(Default::default(), &cpu.feature_msrs, cpuid::Vendor::Intel),
+                    MsrFile::new(Default::default(), &cpu.feature_msrs, cpu.vendor),
                     GFP_KERNEL_ACCOUNT,
                 )?,
                 tsc_offset: 0,

@@ -15,6 +15,7 @@ use kernel::{
 };
 
 use crate::{
+    backend::Hardware,
     caps,
     eventfd::Doorbells,
     host::{
@@ -37,18 +38,13 @@ use crate::{
             IoapicState, //
         },
         memslot::Request,
-        msi,
-        pt::{
-            ept::Ept,
-            PageSize, //
-        }, //
+        msi, //
     },
     uapi,
     vcpu::{
         table::MAX_VCPUS,
         Vcpu, //
-    },
-    vmx::setup::Vmx, //
+    }, //
 };
 
 /// vCPU numbers, which are APIC IDs, are below this.
@@ -75,16 +71,7 @@ impl Vm {
         if kind != 0 {
             return Err(EINVAL);
         }
-        let vmx = Vmx::get().ok_or(ENODEV)?;
-        let features = &vmx.controls.features;
-        let format = Ept {
-            accessed_dirty: features.ept_ad,
-        };
-        let largest = match (features.ept_2m, features.ept_1g) {
-            (true, true) => PageSize::G1,
-            (true, false) => PageSize::M2,
-            _ => PageSize::K4,
-        };
+        let (format, largest) = Hardware::get().ok_or(ENODEV)?.tables();
         let memory = Memory::new(format, largest)?;
         let vm = Arc::pin_init(
             try_pin_init!(Self {

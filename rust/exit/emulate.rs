@@ -16,6 +16,11 @@ use super::{
     Next, //
 };
 use crate::{
+    backend::{
+        BackendVcpu,
+        Left,
+        Reg, //
+    },
     model::{
         emul::{
             self,
@@ -24,7 +29,12 @@ use crate::{
             Machine,
             Stop, //
         },
-        exit::NestedFault, //
+        exit::{
+            Exit,
+            NestedFault, //
+        },
+        svm::exit::Completed,
+        x86::Gpr, //
     },
     vcpu::{
         Pending,
@@ -162,6 +172,42 @@ impl State {
         self.emulation.writes.clear();
         self.emulation.kept = None;
         self.emulate_again(fault)
+    }
+
+    /// Handles an exit of an instruction that the processor does not tell all about: its length, and perhaps
+    /// its operands.
+    #[cold]
+    pub(super) fn handle_undecoded(&mut self, left: &Left) -> Result<Next> {
+        let mut bytes = [0; emul::MAX_LEN];
+        let mut machine = VcpuMachine::new(self, None);
+        let insn = emul::fetch(&mut machine, &mut bytes);
+        let fetched = machine.fetched();
+        let insn = match insn {
+            Ok(insn) => insn,
+            Err(Stop::Unhandled) => {
+                return self.emulation_failure(bytes.get(..fetched).unwrap_or(&[]));
+            }
+            // The code has changed since the exit: the guest is to meet that by itself.
+            Err(_) => return Ok(Next::Resume),
+        };
+        self.backend.set_instruction_length(insn.len);
+        let Exit::Undecoded(needs) = left.exit else {
+            return self.handle_exit(left.exit, left.vectored.as_ref());
+        };
+        let rsp = self.backend.register(Reg::Rsp);
+        let gprs = &self.regs.gpr;
+        let gpr = |reg: Gpr| {
+            if reg == Gpr::Rsp {
+                rsp
+            } else {
+                gprs[reg.index()]
+            }
+        };
+        match needs.complete(&insn, gpr) {
+            Some(Completed::Exit(exit)) => self.handle_exit(exit, left.vectored.as_ref()),
+            Some(Completed::Operand(_)) => self.emulate(None),
+            None => Ok(Next::Resume),
+        }
     }
 
     fn emulate_again(&mut self, fault: Option<&NestedFault>) -> Result<Next> {

@@ -7,7 +7,12 @@
 
 use super::emulate::Target;
 use crate::{
-    backend::Hidden,
+    backend::{
+        BackendVcpu,
+        CodeBytes,
+        Hidden,
+        Reg, //
+    },
     host::{
         cpu::IrqOff,
         user, //
@@ -84,6 +89,8 @@ pub(super) struct VcpuMachine<'a> {
     efer: u64,
     slot: Option<Slot>,
     known: Option<Known>,
+    /// What the processor has fetched at RIP.
+    code: CodeBytes,
     fetched: usize,
     /// Segment registers that were loaded, by number.
     loaded: u8,
@@ -95,11 +102,14 @@ pub(super) struct VcpuMachine<'a> {
 
 impl<'a> VcpuMachine<'a> {
     /// Copies the registers of `state`. `fault` is the access that led here.
+    ///
+    /// Inlined, or the whole of it would be copied once more.
+    #[inline(always)]
     pub(super) fn new(state: &'a mut State, fault: Option<&NestedFault>) -> Self {
         let mut gpr = state.regs.gpr;
         let context = state.backend.emulation_context();
         gpr[Gpr::Rsp.index()] = context.rsp;
-        let efer = state.backend.efer();
+        let efer = state.backend.register(Reg::Efer);
         let known = fault
             .filter(|fault| !fault.walk && !fault.fetch)
             .and_then(|fault| {
@@ -126,6 +136,7 @@ impl<'a> VcpuMachine<'a> {
             efer,
             slot: None,
             known,
+            code: context.code,
             fetched: 0,
             loaded: 0,
             shadow: None,
@@ -177,9 +188,10 @@ impl<'a> VcpuMachine<'a> {
                     traps |= dr6::BS;
                 }
             }
-            self.state
-                .backend
-                .set_rip_rsp_rflags(self.rip, rsp, self.rflags);
+            let backend = &mut self.state.backend;
+            backend.set_register(Reg::Rip, self.rip);
+            backend.set_register(Reg::Rsp, rsp);
+            backend.set_register(Reg::Rflags, self.rflags);
         }
         if self.shadow.is_some() || self.ends_nmi {
             self.set_blocking();
@@ -421,6 +433,13 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn fetch(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Stop> {
+        if self.fetched == 0 {
+            if let Some(code) = self.code.first(buf.len()) {
+                buf.copy_from_slice(code);
+                self.fetched = buf.len();
+                return Ok(());
+            }
+        }
         let gpa = self.translate(linear, AccessKind::Fetch)?;
         let hva = self.hva(gpa, false).ok_or(Stop::Unhandled)?;
         user::copy_in(hva, buf).map_err(|_| Stop::Unhandled)?;

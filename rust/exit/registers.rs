@@ -6,7 +6,11 @@ use kernel::prelude::*;
 
 use super::Next;
 use crate::{
-    backend::Hidden,
+    backend::{
+        BackendVcpu,
+        Hidden,
+        Reg, //
+    },
     model::{
         exit::{
             ControlRegister,
@@ -41,12 +45,17 @@ impl State {
     pub(crate) fn control(&mut self) -> Control {
         let cs = self.backend.segment(Hidden::Seg(SegReg::Cs));
         Control {
-            cr0: self.backend.cr0(),
-            cr3: self.backend.cr3(),
-            cr4: self.backend.cr4(),
-            efer: self.backend.efer(),
+            cr0: self.backend.register(Reg::Cr0),
+            cr3: self.backend.register(Reg::Cr3),
+            cr4: self.backend.register(Reg::Cr4),
+            efer: self.backend.register(Reg::Efer),
             cs_l: cs.ar & ar::L != 0,
         }
+    }
+
+    /// Returns the current privilege level.
+    pub(crate) fn cpl(&mut self) -> u8 {
+        self.backend.segment(Hidden::Seg(SegReg::Ss)).dpl()
     }
 
     /// MOV to and from control registers, CLTS, LMSW.
@@ -61,10 +70,10 @@ impl State {
             }
             CrAccess::Read { cr, destination } => {
                 let value = match cr {
-                    ControlRegister::Cr0 => self.backend.cr0(),
+                    ControlRegister::Cr0 => self.backend.register(Reg::Cr0),
                     ControlRegister::Cr2 => self.regs.cr2,
-                    ControlRegister::Cr3 => self.backend.cr3(),
-                    ControlRegister::Cr4 => self.backend.cr4(),
+                    ControlRegister::Cr3 => self.backend.register(Reg::Cr3),
+                    ControlRegister::Cr4 => self.backend.register(Reg::Cr4),
                     ControlRegister::Cr8 => self.cr8(),
                 };
                 self.set_gpr(destination, value);
@@ -72,7 +81,7 @@ impl State {
             }
             CrAccess::Clts => {
                 let state = self.control();
-                self.backend.set_cr0(sregs::clts(&state));
+                self.backend.set_register(Reg::Cr0, sregs::clts(&state));
                 Ok(())
             }
             CrAccess::Lmsw(source) => {
@@ -122,16 +131,15 @@ impl State {
             self.backend.set_pdptes(entries);
         }
         match cr {
-            ControlRegister::Cr0 => self.backend.set_cr0(written.value),
-            ControlRegister::Cr3 => self.backend.set_cr3(written.value),
+            ControlRegister::Cr0 => self.backend.set_register(Reg::Cr0, written.value),
+            ControlRegister::Cr3 => self.backend.set_register(Reg::Cr3, written.value),
             ControlRegister::Cr4 => {
-                let offered = !self.guest.cr4_reserved();
-                self.backend.set_cr4(written.value, offered);
+                self.backend.set_register(Reg::Cr4, written.value);
             }
             ControlRegister::Cr2 | ControlRegister::Cr8 => {}
         }
         if let Some(efer) = written.efer {
-            self.backend.set_efer(efer);
+            self.backend.set_register(Reg::Efer, efer);
         }
         if written.cpuid_changed {
             self.refresh_cpuid();
@@ -177,7 +185,7 @@ impl State {
     }
 
     fn access_debug(&mut self, access: &DrAccess) -> Result<(), Exception> {
-        let (cr4, cpl) = (self.backend.cr4(), self.backend.cpl());
+        let (cr4, cpl) = (self.backend.register(Reg::Cr4), self.cpl());
         let register = sregs::check_access(access.number, cr4, self.debug.dr7, cpl)?;
         if access.direction == Direction::In {
             let value = match register {
@@ -200,7 +208,7 @@ impl State {
     /// Sets DR7.
     pub(crate) fn set_dr7(&mut self, value: u64) {
         self.debug.dr7 = value;
-        self.backend.set_dr7(value);
+        self.backend.set_register(Reg::Dr7, value);
     }
 
     /// XSETBV.
@@ -209,10 +217,10 @@ impl State {
         let low = gpr[Gpr::Rax.index()] & 0xffff_ffff;
         let value = gpr[Gpr::Rdx.index()] << 32 | low;
         let index = gpr[Gpr::Rcx.index()] as u32;
-        if self.backend.cr4() & cr4::OSXSAVE == 0 {
+        if self.backend.register(Reg::Cr4) & cr4::OSXSAVE == 0 {
             return self.fault(Exception::ud());
         }
-        let allowed = self.backend.cpl() == 0 && self.set_xcr(index, value).is_ok();
+        let allowed = self.cpl() == 0 && self.set_xcr(index, value).is_ok();
         if !allowed {
             return self.fault(Exception::gp(0));
         }

@@ -3,23 +3,23 @@
 //! Hardware virtualisation on every CPU, through hotplug, suspend and reboot.
 //!
 //! The core kernel owns VMXON and EFER.SVME with a reference count for each CPU, so KVM can hold its own
-//! reference beside ours. No VMCS of ours outlives its thread's time on a CPU (`vmx/vmcs.rs`), so there
-//! is nothing else to save when a CPU goes away.
+//! reference beside ours.
 
 use kernel::{
     bindings,
     ffi,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+    sync::SetOnce, //
 };
 
-use crate::bindings as b;
+use super::cpu::IrqOff;
+use crate::{
+    backend::Extension,
+    bindings as b, //
+};
 
-/// 1 when the references are for SVM.
-static SVM: Atomic<u32> = Atomic::new(0);
+/// What is switched on.
+static EXTENSION: SetOnce<Extension> = SetOnce::new();
 
 /// Virtualisation is on, on every CPU that is online or comes online.
 ///
@@ -36,8 +36,8 @@ impl VirtualizationOn {
     /// # Errors
     ///
     /// `EOPNOTSUPP` when the CPU or its firmware does not allow it, `EBUSY` when something else holds it.
-    pub(crate) fn new(svm: bool) -> Result<Self> {
-        SVM.store(svm.into(), Relaxed);
+    pub(crate) fn new(extension: Extension) -> Result<Self> {
+        EXTENSION.populate(extension);
         // SAFETY: The callbacks live as long as the module, and `drop` removes them.
         let state = unsafe {
             bindings::__cpuhp_setup_state(
@@ -72,10 +72,13 @@ impl Drop for VirtualizationOn {
     }
 }
 
+fn is_svm() -> bool {
+    EXTENSION.as_ref().is_some_and(|extension| extension.svm)
+}
+
 unsafe extern "C" fn online(cpu: ffi::c_uint) -> ffi::c_int {
-    let svm = SVM.load(Relaxed) != 0;
     // SAFETY: Runs on `cpu`, in its hotplug thread.
-    let err = unsafe { b::vireo_virt_get_ref(svm) };
+    let err = unsafe { b::vireo_virt_get_ref(is_svm()) };
     if err != 0 {
         pr_err!("CPU {cpu}: cannot enable virtualisation (error {err})\n");
     }
@@ -88,13 +91,17 @@ unsafe extern "C" fn offline(_cpu: ffi::c_uint) -> ffi::c_int {
 }
 
 extern "C" fn suspend() {
+    let irq = IrqOff::new();
+    if let Some(extension) = EXTENSION.as_ref() {
+        (extension.release)(&irq);
+    }
     // SAFETY: Paired with the reference that `online` or `resume` took on this CPU.
-    unsafe { b::vireo_virt_put_ref(SVM.load(Relaxed) != 0) };
+    unsafe { b::vireo_virt_put_ref(is_svm()) };
 }
 
 extern "C" fn resume() {
     // SAFETY: Runs on the boot CPU with interrupts off; `suspend` gave the reference up.
-    let err = unsafe { b::vireo_virt_get_ref(SVM.load(Relaxed) != 0) };
+    let err = unsafe { b::vireo_virt_get_ref(is_svm()) };
     if err != 0 {
         pr_err!("cannot enable virtualisation after resume (error {err})\n");
     }

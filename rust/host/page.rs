@@ -17,43 +17,54 @@ use crate::{
 /// Bytes of a page.
 pub(crate) const PAGE_SIZE: usize = 4096;
 
-/// A zeroed page of kernel memory with a known physical address.
+/// 2^`ORDER` zeroed pages of kernel memory in a row, with a known physical address.
 ///
 /// # Invariants
 ///
-/// `addr` is the start of an order-0 page that this value owns.
-pub(crate) struct HostPage {
+/// `addr` is the start of a block of this order that the value owns.
+pub(crate) struct HostPages<const ORDER: u32> {
     addr: NonNull<u8>,
 }
 
-// SAFETY: The page is plain memory, owned by the value; it has no affinity to a thread.
-unsafe impl Send for HostPage {}
-// SAFETY: Shared access gives only raw pointers and the address.
-unsafe impl Sync for HostPage {}
+/// A single page.
+pub(crate) type HostPage = HostPages<0>;
 
-impl HostPage {
-    /// Allocates a zeroed page. May sleep; charged to the caller's memory control group.
+// SAFETY: The pages are plain memory, owned by the value; they have no affinity to a thread.
+unsafe impl<const ORDER: u32> Send for HostPages<ORDER> {}
+// SAFETY: Shared access gives only raw pointers and the address.
+unsafe impl<const ORDER: u32> Sync for HostPages<ORDER> {}
+
+impl<const ORDER: u32> HostPages<ORDER> {
+    /// Allocates zeroed pages. May sleep; charged to the caller's memory control group.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: Called in process context.
-        let addr = unsafe { b::vireo_alloc_page() };
+        let addr = unsafe { b::vireo_alloc_pages(ORDER) };
         let addr = NonNull::new(addr as *mut u8).ok_or(ENOMEM)?;
-        // INVARIANT: A fresh order-0 page.
+        // INVARIANT: A fresh block of this order.
         Ok(Self { addr })
     }
 
     /// Returns the physical address.
     pub(crate) fn hpa(&self) -> Hpa {
-        // SAFETY: By the invariant this is the address of a page from the page allocator.
+        // SAFETY: By the invariant this is an address from the page allocator.
         let pfn = unsafe { b::vireo_virt_to_pfn(self.addr.as_ptr().cast()) };
         Pfn::new(pfn as u64).hpa()
     }
 
-    /// Returns a pointer to the page's first byte; valid as long as the value lives.
+    /// Returns a pointer to the first byte; valid as long as the value lives.
     #[inline(always)]
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.addr.as_ptr()
     }
 
+    /// Returns all bytes for exclusive use.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: By the invariant the pages are owned; `&mut self` excludes other Rust users.
+        unsafe { core::slice::from_raw_parts_mut(self.addr.as_ptr(), PAGE_SIZE << ORDER) }
+    }
+}
+
+impl HostPage {
     /// Returns the page's bytes for exclusive use.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
         // SAFETY: By the invariant the page is owned; `&mut self` excludes other Rust users.
@@ -82,10 +93,10 @@ impl HostPage {
     }
 }
 
-impl Drop for HostPage {
+impl<const ORDER: u32> Drop for HostPages<ORDER> {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the page is owned and no longer used.
-        unsafe { b::vireo_free_page(self.addr.as_ptr() as usize) };
+        // SAFETY: By the invariant the pages are owned and no longer used.
+        unsafe { b::vireo_free_pages(self.addr.as_ptr() as usize, ORDER) };
     }
 }
 

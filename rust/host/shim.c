@@ -44,6 +44,11 @@ bool vireo_cpu_has_vmx(void)
 	return boot_cpu_has(X86_FEATURE_VMX);
 }
 
+bool vireo_cpu_has_svm(void)
+{
+	return boot_cpu_has(X86_FEATURE_SVM);
+}
+
 /* --- for KVM's modules -------------------------------------------------------------------------- */
 
 int vireo_virt_get_ref(bool svm)
@@ -164,6 +169,28 @@ void vireo_cond_resched(void)
 	cond_resched();
 }
 
+/* Interrupts are off; from here to vireo_guest_end() they count as on, since they end the guest's run. */
+static __always_inline void vireo_guest_begin(void)
+{
+	instrumentation_begin();
+	vtime_account_guest_enter();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	if (!context_tracking_guest_enter())
+		rcu_virt_note_context_switch();
+	instrumentation_end();
+	lockdep_hardirqs_on(CALLER_ADDR0);
+}
+
+static __always_inline void vireo_guest_end(void)
+{
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	context_tracking_guest_exit();
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
+}
+
 int vireo_vmx_enter(struct vireo_regs *regs);
 
 /*
@@ -175,15 +202,7 @@ noinstr int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason)
 	unsigned long value = 0;
 	int failed;
 
-	instrumentation_begin();
-	vtime_account_guest_enter();
-	trace_hardirqs_on_prepare();
-	lockdep_hardirqs_on_prepare();
-	if (!context_tracking_guest_enter())
-		rcu_virt_note_context_switch();
-	instrumentation_end();
-	lockdep_hardirqs_on(CALLER_ADDR0);
-
+	vireo_guest_begin();
 	if (regs->cr2 != native_read_cr2())
 		native_write_cr2(regs->cr2);
 	vireo_l1d_flush();
@@ -201,13 +220,43 @@ noinstr int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason)
 		    (INTR_TYPE_NMI_INTR | INTR_INFO_VALID_MASK))
 			vireo_deliver_nmi();
 	}
-
-	lockdep_hardirqs_off(CALLER_ADDR0);
-	context_tracking_guest_exit();
-	instrumentation_begin();
-	trace_hardirqs_off_finish();
-	instrumentation_end();
+	vireo_guest_end();
 	return failed;
+}
+
+void vireo_svm_enter(struct vireo_regs *regs, u64 vmcb, u64 host);
+
+/*
+ * Runs the guest of @vmcb until its next #VMEXIT. Interrupts are off. Returns 0, or 1 when SVM has been
+ * turned off for a reboot. An NMI that ended the run has been handled.
+ */
+noinstr int vireo_enter_svm(struct vireo_regs *regs, u64 vmcb, u64 host)
+{
+	/* With GIF 0 nothing arrives until STGI, so RFLAGS.IF is free to say that interrupts end the guest's run. */
+	asm goto("1: clgi\n\t" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
+	vireo_guest_begin();
+	raw_local_irq_enable();
+	vireo_svm_enter(regs, vmcb, host);
+	raw_local_irq_disable();
+	vireo_guest_left();
+	vireo_guest_end();
+	/* NMIs are taken here. */
+	asm volatile("stgi" : : : "memory");
+	return 0;
+off:
+	return 1;
+}
+
+/*
+ * Runs the guest of @vmcb, which is left before it executes anything: what counts is what VMRUN does to the
+ * TLB. Interrupts are off, and the host's breakpoints are lost.
+ */
+void vireo_svm_flush(u64 vmcb)
+{
+	asm goto("1: clgi\n\t" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
+	asm volatile("vmrun %%rax\n\tstgi" : : "a"(vmcb) : "cc", "memory");
+off:
+	return;
 }
 
 /* Takes the interrupts that arrived in the guest, on its account; interrupts are off before, on after. */
@@ -354,14 +403,14 @@ int vireo_insert_page(struct vm_area_struct *vma, unsigned long uaddr, void *kad
 	return vm_insert_page(vma, uaddr, virt_to_page(kaddr));
 }
 
-unsigned long vireo_alloc_page(void)
+unsigned long vireo_alloc_pages(unsigned int order)
 {
-	return get_zeroed_page(GFP_KERNEL_ACCOUNT);
+	return __get_free_pages(GFP_KERNEL_ACCOUNT | __GFP_ZERO, order);
 }
 
-void vireo_free_page(unsigned long addr)
+void vireo_free_pages(unsigned long addr, unsigned int order)
 {
-	free_page(addr);
+	free_pages(addr, order);
 }
 
 /* --- eventfds ----------------------------------------------------------------------------------- */

@@ -48,6 +48,7 @@ static const u32 VIREO_KERNEL_DS = __KERNEL_DS;
 static const u32 VIREO_KERNEL_TSS = GDT_ENTRY_TSS * 8;
 
 bool vireo_cpu_has_vmx(void);
+bool vireo_cpu_has_svm(void);
 int vireo_virt_get_ref(bool svm);
 void vireo_virt_put_ref(bool svm);
 void vireo_register_syscore(void (*resume)(void), void (*suspend)(void));
@@ -73,6 +74,8 @@ void vireo_switch_guest(const void *guest);
 void vireo_guest_left(void);
 
 int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason);
+int vireo_enter_svm(struct vireo_regs *regs, u64 vmcb, u64 host);
+void vireo_svm_flush(u64 vmcb);
 void vireo_irq_window(void);
 void vireo_machine_check(void);
 void vireo_vmx_exit(void);
@@ -89,8 +92,8 @@ int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size);
 unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva);
 unsigned long vireo_virt_to_pfn(const void *addr);
 void *vireo_pfn_to_virt(unsigned long pfn);
-unsigned long vireo_alloc_page(void);
-void vireo_free_page(unsigned long addr);
+unsigned long vireo_alloc_pages(unsigned int order);
+void vireo_free_pages(unsigned long addr, unsigned int order);
 
 int vireo_insert_page(struct vm_area_struct *vma, unsigned long uaddr, void *kaddr);
 

@@ -8,6 +8,7 @@
 
 use super::addr::Gpa;
 use super::addr::Gva;
+use super::svm::exit::NeedsInstruction;
 use super::x86::Exception;
 use super::x86::Gpr;
 use super::x86::SegReg;
@@ -113,8 +114,37 @@ pub enum Exit {
     EntryFailure(EntryFailure),
     /// A machine check happened during entry.
     MachineCheckDuringEntry,
+    /// An instruction of which the processor does not tell the operands.
+    Undecoded(NeedsInstruction),
     /// A code that this module does not know, in the backend's terms.
     Unknown(u32),
+}
+
+impl Exit {
+    /// Returns true for an instruction that is carried out by the module, so that RIP moves behind it.
+    #[inline]
+    pub const fn is_instruction(&self) -> bool {
+        match self {
+            Self::Cpuid
+            | Self::Hlt
+            | Self::Invd
+            | Self::Wbinvd
+            | Self::Invlpg(_)
+            | Self::Hypercall
+            | Self::CrAccess(_)
+            | Self::DrAccess(_)
+            | Self::Io(_)
+            | Self::Rdmsr
+            | Self::Wrmsr
+            | Self::Xsetbv
+            | Self::Monitor
+            | Self::Mwait
+            | Self::Pause
+            | Self::Undecoded(_) => true,
+            Self::Exception(trapped) => trapped.software,
+            _ => false,
+        }
+    }
 }
 
 /// An exception of the guest's, or what looks like one.

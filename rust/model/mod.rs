@@ -22,6 +22,7 @@ pub mod msr;
 pub mod pt;
 pub mod route;
 pub mod sregs;
+pub mod svm;
 pub mod vmx;
 pub mod walk;
 pub mod x86;

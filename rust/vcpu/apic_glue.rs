@@ -12,7 +12,11 @@ use super::{
     State, //
 };
 use crate::{
-    host::cpu,
+    backend::BackendVcpu,
+    host::cpu::{
+        self,
+        IrqOff, //
+    },
     irqchip,
     model::{
         addr::Gpa,
@@ -99,7 +103,9 @@ impl State {
             }
         }
         if bits & news::NMI != 0 {
-            let in_service = self.backend.nmi_blocked();
+            let irq = IrqOff::new();
+            let in_service = self.backend.blocking(&irq).nmi;
+            drop(irq);
             self.events.pend_nmi(in_service);
         }
         if bits & (news::INIT | news::STARTUP) != 0 {
@@ -126,7 +132,7 @@ impl State {
     /// is needed only while the vCPU sleeps.
     pub(crate) fn arm(&mut self, timer: Timer) {
         self.timer = timer;
-        if self.backend.has_deadline() {
+        if self.hardware.has_deadline() {
             self.deadline = self
                 .ticks_until(timer)
                 .map(|ticks| cpu::rdtsc().saturating_add(ticks));
@@ -254,7 +260,7 @@ impl State {
 
     /// Brings the virtualisation of the APIC's page in line with the APIC's mode and address.
     pub(super) fn update_apic_mode(&mut self) {
-        if !self.backend.virtualizes_apic() {
+        if self.backend.apic_page().is_none() {
             return;
         }
         let in_place = self.apic_in_place();
@@ -283,9 +289,11 @@ impl State {
             return;
         }
         if let Some(lapic) = &mut self.lapic {
-            if lapic.has_unmirrored() {
-                let backend = &mut self.backend;
-                lapic.mirror(|offset, value| backend.set_apic_register(offset, value));
+            if !lapic.has_unmirrored() {
+                return;
+            }
+            if let Some(page) = self.backend.apic_page() {
+                lapic.mirror(|offset, value| page.write(offset as u16, value));
             }
         }
     }
@@ -295,9 +303,9 @@ impl State {
         if !self.apic_virtualized {
             return;
         }
-        let high = self.backend.apic_register(ICR_HIGH);
         let clock = self.clock();
-        if let Some(lapic) = &mut self.lapic {
+        if let (Some(page), Some(lapic)) = (self.backend.apic_page(), &mut self.lapic) {
+            let high = page.read(ICR_HIGH);
             let _none = lapic.mmio_write(ICR_HIGH.into(), 4, high.into(), &clock);
         }
     }
@@ -305,9 +313,11 @@ impl State {
     /// The guest has written the register at `offset` of the copy, and the instruction is complete.
     pub(crate) fn apic_written(&mut self, offset: u16) {
         self.take_silent_writes();
-        let value = self.backend.apic_register(offset);
         let clock = self.clock();
-        let Some(lapic) = &mut self.lapic else { return };
+        let (Some(page), Some(lapic)) = (self.backend.apic_page(), &mut self.lapic) else {
+            return;
+        };
+        let value = page.read(offset);
         let offset = u32::from(offset & 0xff0);
         lapic.mark_unmirrored(offset);
         let effect = lapic.mmio_write(offset, 4, value.into(), &clock);

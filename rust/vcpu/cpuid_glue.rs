@@ -6,6 +6,10 @@ use kernel::prelude::*;
 
 use super::State;
 use crate::{
+    backend::{
+        BackendVcpu,
+        Reg, //
+    },
     dev::MAX_CPUID_ENTRIES,
     exit::Next,
     model::{
@@ -30,7 +34,7 @@ impl State {
     /// CPUID.
     #[inline]
     pub(crate) fn cpuid(&mut self) -> Result<Next> {
-        if self.msrs.cpuid_faults() && self.backend.cpl() != 0 {
+        if self.msrs.cpuid_faults() && self.cpl() != 0 {
             return self.fault(Exception::gp(0));
         }
         let gpr = &mut self.regs.gpr;
@@ -45,7 +49,7 @@ impl State {
 
     /// Brings the bits of the table that follow other registers up to date.
     pub(crate) fn refresh_cpuid(&mut self) {
-        let cr4 = self.backend.cr4();
+        let cr4 = self.backend.register(Reg::Cr4);
         let state = Dynamic {
             osxsave: cr4 & cr4::OSXSAVE != 0,
             pke: cr4 & cr4::PKE != 0,
@@ -84,8 +88,7 @@ impl State {
         self.cpuid_index.rebuild(&self.cpuid);
         self.guest = guest;
         self.refresh_cpuid();
-        let cr4 = self.backend.cr4();
-        self.backend.set_cr4(cr4, !self.guest.cr4_reserved());
+        self.backend.set_cpuid(&self.guest);
         if let Some(lapic) = &mut self.lapic {
             let config = apic::Config {
                 x2apic: self.guest.has(Feature::X2APIC),

@@ -6,6 +6,10 @@ use kernel::prelude::*;
 
 use super::State;
 use crate::{
+    backend::{
+        BackendVcpu,
+        Reg, //
+    },
     host::cpu::{
         self,
         IrqOff, //
@@ -16,13 +20,11 @@ use crate::{
             Inject,
             Window, //
         },
-        exit::{
-            Event,
-            EventKind, //
-        },
+        exit::Event,
         sregs,
         x86::{
             dr7,
+            rflags,
             vector,
             Exception, //
         }, //
@@ -82,16 +84,12 @@ impl State {
         let mut interrupt_window = next.interrupt_window || wants_window;
         let event = match next.inject {
             Inject::None => None,
-            Inject::Event(event) => {
-                if event.kind == EventKind::Nmi {
-                    self.backend.set_nmi_blocked(false);
-                }
-                Some(event)
-            }
+            Inject::Event(event) => Some(event),
             Inject::Exception(exception) => {
                 self.deliver_payload(&exception);
                 if is_fault(exception.vector) {
-                    self.backend.set_resume_flag();
+                    let flags = self.backend.register(Reg::Rflags);
+                    self.backend.set_register(Reg::Rflags, flags | rflags::RF);
                 }
                 Some(Event::exception(&exception))
             }

@@ -8,6 +8,10 @@ use kernel::prelude::*;
 
 use super::State;
 use crate::{
+    backend::{
+        BackendVcpu,
+        Reg, //
+    },
     dev::MAX_MSRS,
     exit::Next,
     host::cpu,
@@ -61,11 +65,11 @@ impl State {
     }
 
     fn read_msr(&mut self, index: u32, origin: Origin) -> Result<u64, MsrError> {
-        let paging = self.backend.cr0() & cr0::PG != 0;
+        let paging = self.backend.register(Reg::Cr0) & cr0::PG != 0;
         let ctx = Ctx {
             guest: &self.guest,
             caps: &self.cpu.caps,
-            efer: self.backend.efer(),
+            efer: self.backend.register(Reg::Efer),
             paging,
         };
         match self.msrs.read(index, &ctx, origin)? {
@@ -98,17 +102,17 @@ impl State {
     }
 
     fn write_msr(&mut self, index: u32, value: u64, origin: Origin) -> Result<(), MsrError> {
-        let paging = self.backend.cr0() & cr0::PG != 0;
+        let paging = self.backend.register(Reg::Cr0) & cr0::PG != 0;
         let ctx = Ctx {
             guest: &self.guest,
             caps: &self.cpu.caps,
-            efer: self.backend.efer(),
+            efer: self.backend.register(Reg::Efer),
             paging,
         };
         match self.msrs.write(index, value, &ctx, origin)? {
             Effect::None => {}
             Effect::Hold(place, value) => self.hold(place, value, origin)?,
-            Effect::Efer(value) => self.backend.set_efer(value),
+            Effect::Efer(value) => self.backend.set_register(Reg::Efer, value),
             Effect::Pat(value) => {
                 self.backend.set_msr(msr::IA32_PAT, value);
             }
@@ -173,7 +177,7 @@ impl State {
     /// Sets what the guest's TSC is ahead of the host's.
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
-        self.backend.set_tsc_offset(offset);
+        self.backend.set_register(Reg::TscOffset, offset);
         // A deadline in TSC ticks is at another time now.
         if let Some(lapic) = &self.lapic {
             if lapic.tsc_deadline() != 0 {

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     backend::{
+        BackendVcpu,
         Hidden,
-        TableReg, //
+        Reg, //
     },
     exit::machine::Tables,
     model::{
@@ -59,9 +60,9 @@ impl State {
             r15: gpr(Gpr::R15),
             ..Default::default()
         };
-        regs.rsp = self.backend.rsp();
-        regs.rip = self.backend.rip();
-        regs.rflags = self.backend.rflags();
+        regs.rsp = self.backend.register(Reg::Rsp);
+        regs.rip = self.backend.register(Reg::Rip);
+        regs.rflags = self.backend.register(Reg::Rflags);
         regs
     }
 
@@ -86,11 +87,13 @@ impl State {
             self.regs.gpr[reg.index()] = value;
         }
         // A VMM that moves the guest elsewhere does not want the end of an OUT there.
-        if matches!(self.pending, Pending::Out) && regs.rip != self.backend.rip() {
+        if matches!(self.pending, Pending::Out) && regs.rip != self.backend.register(Reg::Rip) {
             self.pending = Pending::None;
         }
+        self.backend.set_register(Reg::Rip, regs.rip);
+        self.backend.set_register(Reg::Rsp, regs.rsp);
         self.backend
-            .set_rip_rsp_rflags(regs.rip, regs.rsp, sregs::rflags(regs.rflags));
+            .set_register(Reg::Rflags, sregs::rflags(regs.rflags));
         self.events.drop_exception();
     }
 
@@ -108,13 +111,18 @@ impl State {
             ldt: segment(Hidden::Ldtr),
             ..Default::default()
         };
-        (sregs.gdt.base, sregs.gdt.limit) = backend.table(TableReg::Gdtr);
-        (sregs.idt.base, sregs.idt.limit) = backend.table(TableReg::Idtr);
-        sregs.cr0 = backend.cr0();
+        for (reg, table) in [
+            (Hidden::Gdtr, &mut sregs.gdt),
+            (Hidden::Idtr, &mut sregs.idt),
+        ] {
+            let held = backend.segment(reg);
+            (table.base, table.limit) = (held.base, held.limit as u16);
+        }
+        sregs.cr0 = backend.register(Reg::Cr0);
         sregs.cr2 = self.regs.cr2;
-        sregs.cr3 = backend.cr3();
-        sregs.cr4 = backend.cr4();
-        sregs.efer = backend.efer();
+        sregs.cr3 = backend.register(Reg::Cr3);
+        sregs.cr4 = backend.register(Reg::Cr4);
+        sregs.efer = backend.register(Reg::Efer);
         sregs.cr8 = self.cr8();
         sregs.apic_base = self.apic_base();
         if let Some(vector) = self.events.queued_interrupt() {
@@ -150,13 +158,14 @@ impl State {
         ] {
             backend.set_segment(reg, &from_uapi(segment, reg));
         }
-        backend.set_table(TableReg::Gdtr, sregs.gdt.base, sregs.gdt.limit);
-        backend.set_table(TableReg::Idtr, sregs.idt.base, sregs.idt.limit);
+        for (reg, table) in [(Hidden::Gdtr, &sregs.gdt), (Hidden::Idtr, &sregs.idt)] {
+            backend.set_segment(reg, &Segment::table(table.base, table.limit));
+        }
         self.regs.cr2 = sregs.cr2;
-        backend.set_cr3(sregs.cr3);
-        backend.set_efer(sregs.efer);
-        backend.set_cr0(sregs.cr0);
-        backend.set_cr4(sregs.cr4, !self.guest.cr4_reserved());
+        backend.set_register(Reg::Cr3, sregs.cr3);
+        backend.set_register(Reg::Efer, sregs.efer);
+        backend.set_register(Reg::Cr0, sregs.cr0);
+        backend.set_register(Reg::Cr4, sregs.cr4);
         if control.has_pdptes() {
             if let Some(entries) = self.read_pdptes(sregs.cr3) {
                 self.backend.set_pdptes(entries);

@@ -5,9 +5,10 @@
 use super::State;
 use crate::{
     backend::{
+        BackendVcpu,
         Blocking,
         Hidden,
-        TableReg, //
+        Reg, //
     },
     model::{
         apic::{
@@ -51,7 +52,7 @@ const LIMIT_RESET: u16 = 0xffff;
 impl State {
     /// Brings a new vCPU to its state after RESET. `boot` says that it is the boot CPU, which runs.
     pub(super) fn reset(&mut self, boot: bool) {
-        self.backend.set_tsc_offset(self.tsc_offset);
+        self.backend.set_register(Reg::TscOffset, self.tsc_offset);
         self.backend.set_msr(msr::IA32_PAT, self.msrs.pat());
         self.xcr0 = xcr0::X87;
         self.reset_registers();
@@ -86,7 +87,7 @@ impl State {
             ..Segment::real_mode(selector)
         };
         self.backend.set_segment(Hidden::Seg(SegReg::Cs), &cs);
-        self.backend.set_rip_rsp_rflags(0, 0, rflags::FIXED);
+        self.backend.set_register(Reg::Rip, 0);
     }
 
     fn reset_registers(&mut self) {
@@ -94,11 +95,13 @@ impl State {
         self.regs.gpr[Gpr::Rdx.index()] = RDX_RESET;
         self.regs.cr2 = 0;
         let backend = &mut self.backend;
-        backend.set_rip_rsp_rflags(RIP_RESET, 0, rflags::FIXED);
-        backend.set_efer(0);
-        backend.set_cr0(CR0_RESET);
-        backend.set_cr3(0);
-        backend.set_cr4(0, !self.guest.cr4_reserved());
+        backend.set_register(Reg::Rip, RIP_RESET);
+        backend.set_register(Reg::Rsp, 0);
+        backend.set_register(Reg::Rflags, rflags::FIXED);
+        backend.set_register(Reg::Efer, 0);
+        backend.set_register(Reg::Cr0, CR0_RESET);
+        backend.set_register(Reg::Cr3, 0);
+        backend.set_register(Reg::Cr4, 0);
         let cs = Segment {
             selector: CS_SELECTOR_RESET,
             base: CS_BASE_RESET,
@@ -117,8 +120,9 @@ impl State {
         };
         backend.set_segment(Hidden::Ldtr, &system(ar::TYPE_LDT));
         backend.set_segment(Hidden::Tr, &system(ar::TYPE_TSS_BUSY));
-        backend.set_table(TableReg::Gdtr, 0, LIMIT_RESET);
-        backend.set_table(TableReg::Idtr, 0, LIMIT_RESET);
+        for reg in [Hidden::Gdtr, Hidden::Idtr] {
+            backend.set_segment(reg, &Segment::table(0, LIMIT_RESET));
+        }
         backend.set_blocking(Blocking::default());
         self.debug = DebugRegs::RESET;
         self.set_dr7(DebugRegs::RESET.dr7);

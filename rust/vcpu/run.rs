@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     backend::{
+        BackendVcpu,
         Entry,
         Left, //
     },
@@ -184,6 +185,7 @@ impl State {
             &mut self.regs,
             &Entry {
                 inject: event.as_ref(),
+                flush_guest: core::mem::take(&mut self.flush_guest),
                 tlb_generation,
                 deadline: self.deadline,
                 tpr,
@@ -207,7 +209,7 @@ impl State {
         }
         self.shared.timer.waiter.left();
         irq.open();
-        if let (Some(tpr), Some(lapic)) = (self.backend.take_tpr(), &mut self.lapic) {
+        if let (Some(tpr), Some(lapic)) = (left.tpr, &mut self.lapic) {
             lapic.set_tpr(tpr);
         }
         if let (Exit::EntryFailure(_), Some(event)) = (&left.exit, event) {

@@ -7,7 +7,10 @@ use kernel::prelude::*;
 
 use super::State;
 use crate::{
-    backend::Blocking,
+    backend::{
+        BackendVcpu,
+        Blocking, //
+    },
     host::{
         cpu::IrqOff,
         fpu::XSAVE_SIZE,

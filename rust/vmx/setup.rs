@@ -2,21 +2,28 @@
 
 //! What this machine's VMX can do, found once when the module loads.
 
-use kernel::{
-    prelude::*,
-    sync::SetOnce, //
-};
+use kernel::prelude::*;
 
 use crate::{
     bindings as b,
     host::{
         cpu,
+        global::{
+            Global,
+            GlobalOwner, //
+        },
         page::HostPage, //
     },
     model::{
+        cpuid::Provides,
         msr::{
             self as msr_model,
             Direct, //
+        },
+        pt::{
+            ept::Ept,
+            nested::Nested,
+            PageSize, //
         },
         vmx::{
             caps::CapabilityMsrs,
@@ -28,7 +35,8 @@ use crate::{
             }, //
         },
         x86::msr, //
-    }, //
+    },
+    module_parameters, //
 };
 
 /// The machine's VMX, and the structures that all VMCSs share.
@@ -48,38 +56,28 @@ pub(crate) struct Vmx {
 }
 
 /// Set when the module has found VMX to be usable.
-static VMX: SetOnce<Vmx> = SetOnce::new();
+static VMX: Global<Vmx> = Global::new();
 
 /// The VMCS revision is bits 30:0 of IA32_VMX_BASIC.
 const REVISION_MASK: u64 = 0x7fff_ffff;
 
-/// CPUID.1:ECX.VMX.
-const CPUID_VMX: u32 = 1 << 5;
+/// Width of the addresses that EPT tables of four levels translate.
+const EPT_BITS: u8 = 48;
 
 impl Vmx {
-    /// Returns the machine's VMX, once [`Vmx::probe`] has succeeded.
-    #[inline(always)]
-    pub(crate) fn get() -> Option<&'static Self> {
-        VMX.as_ref()
-    }
-
     /// Finds out whether VMX can be used.
     ///
     /// # Errors
     ///
     /// `EOPNOTSUPP`, with one line in the kernel log that names what is missing.
-    pub(crate) fn probe(options: &Options) -> Result {
+    pub(crate) fn probe() -> Result<(&'static Self, GlobalOwner<Self>)> {
         // SAFETY: Reads the boot CPU's feature bits.
         if !unsafe { b::vireo_cpu_has_vmx() } {
-            if cpu::cpuid(1, 0)[2] & CPUID_VMX != 0 {
-                pr_err!("cannot load: VMX is disabled by the firmware\n");
-            } else {
-                pr_err!("cannot load: the CPU has no VMX\n");
-            }
+            pr_err!("cannot load: VMX is disabled by the firmware\n");
             return Err(EOPNOTSUPP);
         }
         let msrs = CapabilityMsrs::read(|index| cpu::rdmsr_safe(index).unwrap_or(0));
-        let controls = ctls::compute(&msrs, options).map_err(|missing| {
+        let controls = ctls::compute(&msrs, &options()).map_err(|missing| {
             pr_err!("cannot load: VMX lacks {}\n", missing.0);
             EOPNOTSUPP
         })?;
@@ -93,14 +91,68 @@ impl Vmx {
         io_bitmap_a.bytes_mut().fill(0xff);
         io_bitmap_b.bytes_mut().fill(0xff);
 
-        VMX.populate(Self {
+        let owner = VMX.set(Self {
             controls,
             fixed: FixedBits::new(&msrs),
             revision: (cpu::rdmsr_safe(msr::IA32_VMX_BASIC).unwrap_or(0) & REVISION_MASK) as u32,
             msr_bitmap,
             io_bitmap_a,
             io_bitmap_b,
-        });
-        Ok(())
+        })?;
+        Ok((VMX.get().ok_or(ENODEV)?, owner))
+    }
+
+    /// Returns the format of the tables' entries.
+    pub(super) fn ept(&self) -> Ept {
+        Ept {
+            accessed_dirty: self.controls.features.ept_ad,
+        }
+    }
+
+    /// Returns the format of nested page tables, and the largest page that they can map.
+    pub(crate) fn tables(&self) -> (Nested, PageSize) {
+        let features = &self.controls.features;
+        let largest = match (features.ept_2m, features.ept_1g) {
+            (true, true) => PageSize::G1,
+            (true, false) => PageSize::M2,
+            _ => PageSize::K4,
+        };
+        (Nested::Ept(self.ept()), largest)
+    }
+
+    /// Returns what VMX lets guests have.
+    pub(crate) fn provides(&self) -> Provides {
+        let features = &self.controls.features;
+        Provides {
+            xcr0: u64::MAX,
+            invpcid: features.invpcid,
+            rdtscp: features.rdtscp,
+            xsaves: features.xsaves,
+            guest_phys_bits: EPT_BITS,
+            ..Provides::default()
+        }
+    }
+
+    /// Whether there is a VMX-preemption timer.
+    #[inline(always)]
+    pub(crate) fn has_deadline(&self) -> bool {
+        self.controls.features.preemption_timer.is_some()
+    }
+}
+
+/// What the user lets the module use.
+fn options() -> Options {
+    let on = |value: u8| value != 0;
+    let large = on(module_parameters::large_pages.value());
+    Options {
+        vpid: on(module_parameters::vpid.value()),
+        ept_2m: large,
+        ept_1g: large,
+        ept_ad: on(module_parameters::ept_ad.value()),
+        tpr_shadow: on(module_parameters::tpr_shadow.value()),
+        preemption_timer: on(module_parameters::preemption_timer.value()),
+        apic_accesses: on(module_parameters::apic_registers.value()),
+        apic_registers: on(module_parameters::apic_registers.value()),
+        ..Options::default()
     }
 }

@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 //! What a VMX vCPU keeps on the CPU while its thread runs there: the VMCS, and the registers that neither
-//! the VMCS nor the world switch exchanges.
-//!
-//! The system-call MSRs and the inactive GS base stay the guest's between exits and become the host's again
-//! when the thread leaves the CPU or returns to userspace. They are read when they are displaced, not
-//! remembered: KVM switches the same MSRs lazily and may have left its guest's values, and believes them
-//! to be there when its thread goes on.
+//! the VMCS nor the world switch exchanges: the system-call MSRs and the inactive GS base.
 
 use super::{
     insn,
@@ -23,6 +18,7 @@ use crate::{
             self,
             IrqOff, //
         },
+        exchange::ExchangedMsrs,
         page::HostPage,
         sched::Switch, //
     },
@@ -33,7 +29,7 @@ use crate::{
 };
 
 /// The MSRs that SYSCALL and SWAPGS use, which the host needs only for userspace.
-pub(crate) const SYSCALL_MSRS: [u32; 5] = [
+const SYSCALL_MSRS: [u32; 5] = [
     msr::IA32_STAR,
     msr::IA32_LSTAR,
     msr::IA32_CSTAR,
@@ -53,11 +49,7 @@ pub(crate) struct VmxState {
     host_fs_base: u64,
     host_cr3: u64,
     host_cr4: u64,
-    /// The guest's values of [`SYSCALL_MSRS`].
-    guest_msrs: [u64; SYSCALL_MSRS.len()],
-    host_msrs: [u64; SYSCALL_MSRS.len()],
-    /// TSC_AUX exists.
-    msr_count: usize,
+    pub(crate) msrs: ExchangedMsrs<{ SYSCALL_MSRS.len() }>,
     kernel_gs_base: u64,
 }
 
@@ -76,13 +68,12 @@ impl VmxState {
             host_fs_base: 0,
             host_cr3: 0,
             host_cr4: 0,
-            guest_msrs: [0; SYSCALL_MSRS.len()],
-            host_msrs: [0; SYSCALL_MSRS.len()],
-            msr_count: if vmx.controls.features.rdtscp {
-                SYSCALL_MSRS.len()
-            } else {
-                SYSCALL_MSRS.len() - 1
-            },
+            msrs: ExchangedMsrs::new(
+                SYSCALL_MSRS,
+                // The last is TSC_AUX.
+                SYSCALL_MSRS.len() - usize::from(!vmx.controls.features.rdtscp),
+                [0; SYSCALL_MSRS.len()],
+            ),
             kernel_gs_base: 0,
         })
     }
@@ -132,25 +123,6 @@ impl VmxState {
         moved
     }
 
-    /// Returns the guest's value of the system-call MSR `SYSCALL_MSRS[index]`.
-    pub(crate) fn syscall_msr(&self, index: usize) -> u64 {
-        self.guest_msrs.get(index).copied().unwrap_or(0)
-    }
-
-    /// Sets it; the value must be valid for the MSR (canonical where it is an address).
-    pub(crate) fn set_syscall_msr(&mut self, index: usize, value: u64, _irq: &IrqOff) {
-        let (Some(guest), Some(&number)) =
-            (self.guest_msrs.get_mut(index), SYSCALL_MSRS.get(index))
-        else {
-            return;
-        };
-        *guest = value;
-        if self.loaded && index < self.msr_count {
-            // SAFETY: The caller vouches for the value; `put` restores the host's.
-            unsafe { cpu::wrmsr(number, value) };
-        }
-    }
-
     /// Returns the guest's IA32_KERNEL_GS_BASE.
     pub(crate) fn kernel_gs_base(&self, _irq: &IrqOff) -> u64 {
         if self.loaded {
@@ -186,18 +158,8 @@ impl Switch for VmxState {
             b::vireo_switch_guest(core::ptr::from_ref(self).cast());
             b::vireo_l1d_used();
         }
-        for i in 0..self.msr_count {
-            let (number, guest) = (SYSCALL_MSRS[i], self.guest_msrs[i]);
-            // SAFETY: These MSRs exist (`msr_count`).
-            let host = unsafe { cpu::rdmsr(number) };
-            self.host_msrs[i] = host;
-            if host != guest {
-                // SAFETY: The guest's value was checked when it was set; the host uses these MSRs only
-                // on the way to and from userspace, and `put` comes before that.
-                unsafe { cpu::wrmsr(number, guest) };
-            }
-        }
-        // SAFETY: As above; the kernel runs on its own GS base, this is the inactive one.
+        self.msrs.load(irq);
+        // SAFETY: The kernel runs on its own GS base, this is the inactive one.
         unsafe { cpu::wrmsr(msr::IA32_KERNEL_GS_BASE, self.kernel_gs_base) };
         self.vmcs.load(irq);
         self.loaded = true;
@@ -216,12 +178,7 @@ impl Switch for VmxState {
         self.loaded = false;
         // SAFETY: The MSR exists on every 64-bit CPU.
         self.kernel_gs_base = unsafe { cpu::rdmsr(msr::IA32_KERNEL_GS_BASE) };
-        for i in 0..self.msr_count {
-            if self.host_msrs[i] != self.guest_msrs[i] {
-                // SAFETY: This is the value that `load` displaced.
-                unsafe { cpu::wrmsr(SYSCALL_MSRS[i], self.host_msrs[i]) };
-            }
-        }
+        self.msrs.put(irq);
         // SAFETY: Interrupts are off, on the CPU where `load` saved the state of this thread.
         unsafe { b::vireo_host_restore(&self.host) };
     }

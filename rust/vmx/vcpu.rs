@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Blocking,
+        ApicPage,
         Entry,
         Left, //
     },
@@ -29,20 +29,12 @@ use crate::{
         exit::{
             EntryFailure,
             Event,
+            EventKind,
             Exit, //
         },
-        pt::ept::{
-            self,
-            Ept, //
-        },
+        pt::ept,
         vmx::{
-            ctls::{
-                self,
-                pin,
-                primary,
-                secondary,
-                ApicMode, //
-            },
+            ctls::{self, pin, primary, secondary},
             event::{
                 Injection,
                 InterruptionInfo, //
@@ -62,7 +54,8 @@ use crate::{
     }, //
 };
 
-mod registers;
+mod operations;
+mod segments;
 
 /// Guest interruptibility state (SDM vol. 3, table 25-3).
 const BLOCKING_BY_STI: u32 = 1 << 0;
@@ -70,7 +63,7 @@ const BLOCKING_BY_MOV_SS: u32 = 1 << 1;
 const BLOCKING_BY_NMI: u32 = 1 << 3;
 
 /// The offset of the task priority in the virtual-APIC page.
-const VAPIC_TPR: usize = 0x80;
+const VAPIC_TPR: u16 = 0x80;
 
 /// PAUSE-loop exiting, in TSC ticks: two PAUSEs at most this far apart belong to one loop,
 const PLE_GAP: u32 = 128;
@@ -88,7 +81,7 @@ const EXCEPTION_BITMAP: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::M
 pub(crate) struct VmxVcpu {
     vmx: &'static Vmx,
     state: Pin<KBox<Loaded<VmxState>>>,
-    vapic: HostPage,
+    vapic: ApicPage,
     has_apic: bool,
     /// The preemption timer is on.
     timer_on: bool,
@@ -140,14 +133,21 @@ impl ExitInfo for Info<'_, '_> {
 impl VmxVcpu {
     /// Makes a vCPU whose VMCS has its controls and host state set and no guest state yet.
     ///
-    /// `eptp` is the EPT pointer of the VM's memory, `vpid` is 1 or more and unique in the VM: mappings in
-    /// the TLB are tagged with the EPT root too, so another VM's or KVM's use of the same VPID does not
-    /// matter (SDM vol. 3, section 29.4.1).
-    /// `apic` is the page that is mapped at the local APIC's address, if the APIC is in the kernel.
-    pub(crate) fn new(vmx: &'static Vmx, eptp: u64, vpid: u16, apic: Option<Hpa>) -> Result<Self> {
+    /// `root` is the root of the VM's EPT tables, `index` a number that no other vCPU of the VM has, `apic`
+    /// the page that is mapped at the local APIC's address, if the APIC is in the kernel.
+    pub(crate) fn new(
+        vmx: &'static Vmx,
+        root: Hpa,
+        index: usize,
+        apic: Option<Hpa>,
+    ) -> Result<Self> {
         let has_apic = apic.is_some();
+        let eptp = ept::eptp(root, vmx.ept());
+        // Not 0. Mappings in the TLB are tagged with the EPT root too, so another VM's or KVM's use of the
+        // same VPID does not matter (SDM vol. 3, section 29.4.1).
+        let vpid = (index as u16).saturating_add(1);
         let page = HostPage::new()?;
-        let vapic = HostPage::new()?;
+        let vapic = ApicPage::new()?;
         let state = {
             let irq = IrqOff::new();
             VmxState::new(vmx, page, &irq)?
@@ -184,7 +184,7 @@ impl VmxVcpu {
     }
 
     /// Gives access to the VMCS with interrupts off.
-    #[inline]
+    #[inline(always)]
     fn with<R>(&mut self, f: impl FnOnce(&mut CurrentVmcs<'_>) -> R) -> R {
         let irq = IrqOff::new();
         self.state
@@ -279,28 +279,13 @@ impl VmxVcpu {
         });
     }
 
-    /// Puts the vCPU on the current CPU and ties it to the current thread.
-    pub(crate) fn load(&mut self) {
-        self.state.as_mut().load();
-    }
-
-    /// Takes it off again.
-    pub(crate) fn put(&mut self) {
-        self.state.as_mut().put();
-    }
-
     /// Runs the guest until its next exit.
     #[inline]
-    pub(crate) fn enter(
-        &mut self,
-        irq: &IrqOff,
-        regs: &mut b::vireo_regs,
-        entry: &Entry<'_>,
-    ) -> Left {
+    fn run(&mut self, irq: &IrqOff, regs: &mut b::vireo_regs, entry: &Entry<'_>) -> Left {
         let generation = entry.tlb_generation;
         let stale = generation != self.tlb_generation;
         self.tlb_generation = generation;
-        let flush_guest = core::mem::take(&mut self.flush_guest_tlb);
+        let flush_guest = core::mem::take(&mut self.flush_guest_tlb) | entry.flush_guest;
         let (eptp, vpid, has_vpid) = (self.eptp, self.vpid, self.vmx.controls.features.vpid);
         let vmx = self.vmx;
         let timer_on = entry.deadline.is_some();
@@ -309,7 +294,7 @@ impl VmxVcpu {
             self.sync_tpr_in(irq, entry.tpr, entry.tpr_threshold);
         }
 
-        self.state.as_mut().with(irq, |state, irq| {
+        let (exit, vectored) = self.state.as_mut().with(irq, |state, irq| {
             let moved = state.sync_host(irq);
             if moved || stale || flush_guest {
                 if moved || stale || !has_vpid {
@@ -336,13 +321,11 @@ impl VmxVcpu {
             // are the registers of its guest.
             let failed = unsafe { b::vireo_enter_vmx(regs, &mut raw) };
             if failed != 0 {
-                return Left {
-                    exit: Exit::EntryFailure(EntryFailure {
-                        reason: vmcs.instruction_error(),
-                        qualification: 0,
-                    }),
-                    vectored: None,
+                let failure = EntryFailure {
+                    reason: vmcs.instruction_error(),
+                    qualification: 0,
                 };
+                return (Exit::EntryFailure(failure), None);
             }
             let info = Info(&vmcs);
             let exit = exit::decode(raw, &info);
@@ -354,55 +337,20 @@ impl VmxVcpu {
             if matches!(exit, Exit::NestedFault(_) | Exit::Exception(_)) {
                 restore_nmi_blocking(&mut vmcs, &exit, vectored.is_some());
             }
-            Left { exit, vectored }
-        })
+            (exit, vectored)
+        });
+        Left {
+            exit,
+            vectored,
+            tpr: self.take_tpr(),
+            incomplete: false,
+        }
     }
 
     /// Whether the processor virtualises accesses of the xAPIC's page.
     #[inline(always)]
-    pub(crate) fn virtualizes_apic(&self) -> bool {
+    fn virtualizes_apic(&self) -> bool {
         self.has_apic && self.vmx.controls.features.apic_registers
-    }
-
-    /// Has accesses of the APIC's page virtualised, or not. Without the page in the tables it makes no
-    /// difference, but two ways of virtualising must not be on at once.
-    pub(crate) fn set_apic_mode(&mut self, xapic: bool) {
-        if !self.virtualizes_apic() {
-            return;
-        }
-        let mode = if xapic {
-            ApicMode::XApic
-        } else {
-            ApicMode::Disabled
-        };
-        let secondary = self.vmx.controls.secondary_for(mode);
-        self.with(|vmcs| vmcs.write(field::SECONDARY_CONTROLS, secondary));
-    }
-
-    /// Reads a register of the page that the guest's accesses use, at `offset` below 4 KiB.
-    pub(crate) fn apic_register(&self, offset: u16) -> u32 {
-        let at = usize::from(offset & 0xff0);
-        // SAFETY: The page is ours, and the offset is aligned and within it.
-        unsafe { self.vapic.as_ptr().add(at).cast::<u32>().read_volatile() }
-    }
-
-    /// Writes such a register.
-    pub(crate) fn set_apic_register(&mut self, offset: u32, value: u32) {
-        let at = (offset & 0xff0) as usize;
-        // SAFETY: As above; the vCPU is not in the guest.
-        unsafe {
-            self.vapic
-                .as_ptr()
-                .add(at)
-                .cast::<u32>()
-                .write_volatile(value)
-        };
-    }
-
-    /// Whether the backend can end the guest's run at a TSC value.
-    #[inline(always)]
-    pub(crate) fn has_deadline(&self) -> bool {
-        self.vmx.controls.features.preemption_timer.is_some()
     }
 
     /// Moves the task priority into the virtual-APIC page, which CR8 accesses of the guest use.
@@ -410,8 +358,7 @@ impl VmxVcpu {
     fn sync_tpr_in(&mut self, irq: &IrqOff, tpr: u8, threshold: u8) {
         if tpr != self.tpr {
             self.tpr = tpr;
-            // SAFETY: The page is ours and the vCPU is not in the guest.
-            unsafe { self.vapic.as_ptr().add(VAPIC_TPR).write_volatile(tpr) };
+            self.vapic.write(VAPIC_TPR, tpr.into());
         }
         if threshold != self.tpr_threshold {
             self.tpr_threshold = threshold;
@@ -425,115 +372,12 @@ impl VmxVcpu {
 
     /// Returns the guest's task priority when its CR8 writes have changed it.
     #[inline]
-    pub(crate) fn take_tpr(&mut self) -> Option<u8> {
+    fn take_tpr(&mut self) -> Option<u8> {
         if !self.has_apic {
             return None;
         }
-        // SAFETY: The page is ours.
-        let tpr = unsafe { self.vapic.as_ptr().add(VAPIC_TPR).read_volatile() };
+        let tpr = self.vapic.read(VAPIC_TPR) as u8;
         (tpr != core::mem::replace(&mut self.tpr, tpr)).then_some(tpr)
-    }
-
-    /// Returns what keeps events from the guest.
-    pub(crate) fn blocking(&mut self, irq: &IrqOff) -> Blocking {
-        self.state.as_mut().with(irq, |state, irq| {
-            let vmcs = state.vmcs(irq);
-            let state = vmcs.read(field::GUEST_INTERRUPTIBILITY);
-            Blocking {
-                interrupts_enabled: vmcs.read(field::GUEST_RFLAGS) & rflags::IF != 0,
-                sti: state & BLOCKING_BY_STI != 0,
-                mov_ss: state & BLOCKING_BY_MOV_SS != 0,
-                nmi: state & BLOCKING_BY_NMI != 0,
-            }
-        })
-    }
-
-    /// Whether an NMI is being handled.
-    pub(crate) fn nmi_blocked(&mut self) -> bool {
-        self.with(|vmcs| vmcs.read(field::GUEST_INTERRUPTIBILITY) & BLOCKING_BY_NMI != 0)
-    }
-
-    /// Says that no NMI is being handled, or that one is.
-    pub(crate) fn set_nmi_blocked(&mut self, blocked: bool) {
-        self.with(|vmcs| {
-            let state = vmcs.read(field::GUEST_INTERRUPTIBILITY) & !BLOCKING_BY_NMI;
-            let bit = if blocked { BLOCKING_BY_NMI } else { 0 };
-            vmcs.write(field::GUEST_INTERRUPTIBILITY, state | bit);
-        });
-    }
-
-    /// Sets RFLAGS.RF, which an exception that is a fault pushes set.
-    pub(crate) fn set_resume_flag(&mut self) {
-        self.with(|vmcs| {
-            let flags = vmcs.read(field::GUEST_RFLAGS);
-            vmcs.write(field::GUEST_RFLAGS, flags | rflags::RF);
-        });
-    }
-
-    /// Sets what keeps events from the guest, but for RFLAGS.IF.
-    pub(crate) fn set_blocking(&mut self, blocking: Blocking) {
-        let mut state = 0;
-        if blocking.sti {
-            state |= BLOCKING_BY_STI;
-        }
-        if blocking.mov_ss {
-            state |= BLOCKING_BY_MOV_SS;
-        }
-        if blocking.nmi {
-            state |= BLOCKING_BY_NMI;
-        }
-        self.with(|vmcs| vmcs.write(field::GUEST_INTERRUPTIBILITY, state));
-    }
-
-    /// Asks for exits as soon as the guest can take an interrupt or an NMI.
-    #[inline]
-    pub(crate) fn request_windows(&mut self, irq: &IrqOff, interrupt: bool, nmi: bool) {
-        let mut wanted =
-            self.primary & !(primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING);
-        if interrupt {
-            wanted |= primary::INTERRUPT_WINDOW_EXITING;
-        }
-        if nmi {
-            wanted |= primary::NMI_WINDOW_EXITING;
-        }
-        if wanted != self.primary {
-            self.primary = wanted;
-            self.state.as_mut().with(irq, |state, irq| {
-                state.vmcs(irq).write(field::PRIMARY_CONTROLS, wanted);
-            });
-        }
-    }
-
-    /// Moves RIP behind the instruction that exited, as if it had been executed. Returns whether the guest
-    /// is being single-stepped.
-    #[inline]
-    pub(crate) fn skip_instruction(&mut self) -> bool {
-        self.with(|vmcs| {
-            let length = u64::from(vmcs.read(field::EXIT_INSTRUCTION_LENGTH));
-            let rip = vmcs.read(field::GUEST_RIP);
-            let mut next = rip.wrapping_add(length);
-            if next >> 32 != rip >> 32 && !in_64bit_code(vmcs) {
-                // Without 64-bit code the instruction pointer wraps at 4 GiB.
-                next = u64::from(next as u32);
-            }
-            vmcs.write(field::GUEST_RIP, next);
-            after_instruction(vmcs)
-        })
-    }
-
-    /// Sets what is added to the host's TSC for the guest.
-    pub(crate) fn set_tsc_offset(&mut self, offset: u64) {
-        self.with(|vmcs| vmcs.write(field::TSC_OFFSET, offset));
-    }
-
-    /// Forgets the guest's own address translations before the next entry.
-    pub(crate) fn flush_guest_tlb(&mut self) {
-        self.flush_guest_tlb = true;
-    }
-
-    /// Writes the VMCS to the kernel log.
-    pub(crate) fn dump(&mut self) {
-        self.with(|vmcs| vmcs.dump());
     }
 }
 
@@ -577,6 +421,11 @@ fn set_deadline(vmcs: &mut CurrentVmcs<'_>, vmx: &Vmx, deadline: Option<u64>, wa
 /// Arranges for `event` to be delivered at the entry.
 #[inline]
 fn inject(vmcs: &mut CurrentVmcs<'_>, event: &Event) {
+    if event.kind == EventKind::Nmi {
+        // Entry refuses an NMI while one is being handled (section 27.3.1.5).
+        let state = vmcs.read(field::GUEST_INTERRUPTIBILITY);
+        vmcs.write(field::GUEST_INTERRUPTIBILITY, state & !BLOCKING_BY_NMI);
+    }
     let cr0 = vmcs.read(field::GUEST_CR0);
     let injection = Injection::new(event, cr0);
     if let Some(code) = injection.error_code {
@@ -605,12 +454,4 @@ fn restore_nmi_blocking(vmcs: &mut CurrentVmcs<'_>, exit: &Exit, vectored: bool)
         let state = vmcs.read(field::GUEST_INTERRUPTIBILITY);
         vmcs.write(field::GUEST_INTERRUPTIBILITY, state | BLOCKING_BY_NMI);
     }
-}
-
-/// Returns the EPT pointer for the page-table root at `root`.
-pub(crate) fn eptp(vmx: &Vmx, root: Hpa) -> u64 {
-    let format = Ept {
-        accessed_dirty: vmx.controls.features.ept_ad,
-    };
-    ept::eptp(root, format)
 }

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Boots a Linux guest on vireo.ko in a nested VM: boot.sh BACKEND test|debian hello|workload|shell|events [ROUNDS]
-# The guest's console is standard output; the status is 0 when the guest did its work and powered off. With events
-# the host suspends, and so on, under the guest: see host-events.
+# Boots a Linux guest on vireo.ko in a nested VM: boot.sh BACKEND test|debian hello|workload|shell [ROUNDS]
+# The guest's console is standard output; the status is 0 when the guest did its work and powered off.
+# boot.sh BACKEND test events|reboot|coexist: what happens to several guests when the host suspends and so on, or
+# reboots, and beside KVM's guests; see host-events and host-coexist.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 
@@ -15,7 +16,7 @@ options=(--backend "$backend" --add "$kernel:/guest/kernel" --add "$build/guest/
 	--add "$vm_dir/boot-guest:/guest/boot" --timeout $((600 + 120 * rounds)))
 [ "$guest" != debian ] || options+=(--timeout 1800)
 mkdir -p "$build/logs"
-log=$build/logs/boot-$backend-$guest-$mode.log
+log=$build/logs/boot-$backend-$guest-$mode${flavour:+-$flavour}.log
 if [ "$mode" = shell ]; then
 	say "a nested VM ($backend) boots, then a $guest guest on vireo.ko; its console is yours in about 20 s"
 	options+=(--interactive --timeout 86400)
@@ -23,12 +24,29 @@ else
 	say "a nested VM ($backend) boots, loads vireo.ko and boots a $guest guest on it (log of the VM: $log)"
 fi
 command=(/guest/boot "$mode" "$rounds")
-if [ "$mode" = events ]; then
-	options+=(--cpus 2 --kvm --add "$vm_dir/host-events:/guest/host-events")
-	command=(/guest/host-events /lib/modules/vireo.ko)
+case $mode in
+events | reboot) command=(/guest/host "$mode" /lib/modules/vireo.ko) script=host-events ;;
+coexist) command=(/guest/host) script=host-coexist ;;
+*) script='' ;;
+esac
+if [ -n "$script" ]; then
+	options+=(--kvm --add "$vm_dir/$script:/guest/host" --add "$vm_dir/guests.sh:/guest/guests.sh")
+	if [ "$backend" = vmx ]; then
+		# Its emulator has one thread for all CPUs, and no input.
+		options+=(--cpus 2)
+		command+=(no)
+	else
+		options+=(--wake 3)
+		command+=(yes)
+	fi
 fi
 status=0
 "$vm_dir/run" "${options[@]}" --log "$log" -- "${command[@]}" || status=$?
+# That the VM is gone before its command has ended is what a reboot means.
+if [ "$mode" = reboot ] && [ "$status" -eq "$EX_HARNESS" ] && grep -aq '^host: guests are at work' "$log" &&
+	grep -aq 'reboot: Restarting system' "$log"; then
+	status=0
+fi
 if [ "$status" -ne 0 ]; then
 	say "the guest did not end well (status $status); the end of $log:"
 	tail -n 15 "$log" >&2

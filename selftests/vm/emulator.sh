@@ -14,13 +14,15 @@ start_emulator() {
 	local cmdline
 	cmdline=$(echo $base_cmdline $append)
 	[[ $append == *mitigations=* ]] || cmdline="$cmdline mitigations=off"
-	if nests_in_hardware "$backend"; then
+	if [ "$icount" = no ] && nests_in_hardware "$backend"; then
 		start_qemu "$cmdline" kvm host
-	elif [ "$backend" = svm ]; then
-		start_qemu "$cmdline" tcg EPYC,+svm,+npt
-	else
-		start_bochs "$cmdline"
+		return
 	fi
+	case $backend in
+	vmx) start_bochs "$cmdline" ;;
+	svm) start_qemu "$cmdline" tcg EPYC,+svm,+npt ;;
+	none) start_qemu "$cmdline" tcg EPYC,-svm ;;
+	esac
 }
 
 # What the emulator itself said.

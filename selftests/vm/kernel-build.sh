@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # Configures and builds the test kernel: kernel-build.sh SOURCE BUILD CONFIG-FRAGMENT...
-# The fragments are merged onto tinyconfig; a line that does not survive is an error.
+# The fragments are merged onto tinyconfig, a later line over an earlier one; a line that does not survive is an error.
 set -euo pipefail
 
 source=$1 build=$2
@@ -20,8 +20,16 @@ mkdir -p "$build"
 kmake -s tinyconfig
 cat "$@" >>"$build/.config"
 kmake -s olddefconfig 2>/dev/null
-missing=$(grep -hE '^(CONFIG_[A-Z0-9_]+=|# CONFIG_[A-Z0-9_]+ is not set)' "$@" |
-	grep -vxFf "$build/.config" || true)
+# Of what the fragments say of an option, the last counts; an option that is off may also be absent.
+missing=$(awk 'match($0, /CONFIG_[A-Z0-9_]+/) && /^(CONFIG_[A-Z0-9_]+=|# CONFIG_[A-Z0-9_]+ is not set)/ {
+		option = substr($0, RSTART, RLENGTH)
+		if (FILENAME != result) last[option] = $0
+		else if (/^CONFIG/) got[option] = $0
+	}
+	END {
+		for (option in last)
+			if (last[option] ~ /^#/ ? option in got : got[option] != last[option]) print last[option]
+	}' result="$build/.config" "$@" "$build/.config")
 if [ -n "$missing" ]; then
 	echo "these options did not survive olddefconfig: $missing" >&2
 	exit 1

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Prints the folder of the built test kernel. Builds it first when the cache has none for the present
-# configuration and tools. KDIR names another built kernel, which is checked.
+# Prints the folder of the built test kernel, of the flavour that FLAVOUR names. Builds it first when the cache has
+# none for the present configuration and tools. KDIR names another built kernel, which is checked.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 . "$vm_dir/progress.sh"
@@ -13,7 +13,8 @@ tested_version=7.3.4-1~bpo13+1
 suites=(trixie-backports forky sid)
 # Raise when kernel-build.sh changes what it builds.
 recipe=1
-config=$vm_dir/kernel.config
+configs=("$vm_dir/kernel.config")
+[ -z "$flavour" ] || configs+=("$vm_dir/kernel-$flavour.config")
 rustc=${RUSTC:-/usr/bin/rustc}
 
 # check_kernel FOLDER: dies with the reason when the folder is no kernel build that the module can use.
@@ -84,18 +85,18 @@ get_source() {
 }
 
 build_kernel() {
-	local log=$folder.log
+	local log=$folder.log name="${flavour:+$flavour flavour of the }test kernel"
 	[ ! -e "$folder/.complete" ] || return 0
 	[ "$(df --output=avail -k "$cache" | tail -n 1)" -gt 4000000 ] ||
 		die "the disk is nearly full: the test kernel needs 4 GB where $cache is; free some, or set XDG_CACHE_HOME"
 	get_source
-	say "building the test kernel with $(nproc) CPUs (usually $((30 / $(nproc) + 1)) minutes; log in $log)"
+	say "building the $name with $(nproc) CPUs (usually $((30 / $(nproc) + 1)) minutes; log in $log)"
 	# An interrupted build goes on where it was.
 	lines=2500
 	measure() { echo "$(($(wc -l <"$log") * 100 / lines))%"; }
 	with_progress "$log" measure env BINDGEN="$cache/tools/bin/bindgen" RUSTC="$rustc" \
-		"$vm_dir/kernel-build.sh" "$source" "$folder" "$config" ||
-		die "building the test kernel failed: $(why "$log")"
+		"$vm_dir/kernel-build.sh" "$source" "$folder" "${configs[@]}" ||
+		die "building the $name failed: $(why "$log")"
 	# Modules are built against headers, scripts and Rust metadata; the kernel's own objects are not needed.
 	find "$folder" \( -name '*.o' -o -name '*.a' -o -name '*.cmd' \) -not -path '*/scripts/*' -not -path '*/tools/*' -delete
 	rm -f "$folder/vmlinux.unstripped"
@@ -108,7 +109,7 @@ if [ -n "${KDIR:-}" ]; then
 	exit
 fi
 tools=$(dpkg-query -W -f '${Package} ${Version}\n' rustc-web clang-19 lld-19 2>/dev/null || true)
-key=$(cat "$config" - <<<"$tested_version $recipe $tools" | sha256sum | cut -c 1-12)
+key=$(cat "${configs[@]}" - <<<"$tested_version $recipe $tools" | sha256sum | cut -c 1-12)
 folder=$cache/kernel-$key
 if [ ! -e "$folder/.complete" ]; then
 	"$vm_dir/setup.sh"

@@ -6,7 +6,9 @@ top=$(cd "$vm_dir/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/vireo
 # Products of this tree; the folder's name starts with a dot so that the top level stays as it is.
 build=$top/.build
-module=$build/module/vireo.ko
+# Which test kernel: the usual one, or with FLAVOUR=debug the one that looks for mistakes.
+flavour=${FLAVOUR:-}
+module=$build/module${flavour:+-$flavour}/vireo.ko
 vmm=$top/userspace-vmm/target/x86_64-unknown-linux-gnu/release/vireo
 
 # Exit statuses of the harness itself.
@@ -19,6 +21,8 @@ die() {
 	say "$*"
 	exit "$EX_HARNESS"
 }
+
+case $flavour in '' | debug) ;; *) die "FLAVOUR is debug or nothing, not '$flavour'" ;; esac
 
 # locked NAME COMMAND...: runs COMMAND while no other process runs one under the same NAME.
 locked() {

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Builds vireo.ko into .build/module when a source or the kernel is newer than it.
+# Builds vireo.ko into .build/module (with FLAVOUR=debug .build/module-debug) when a source or the kernel is newer.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 
 kernel=$("$vm_dir/kernel.sh")
-output=$build/module
+output=${module%/*}
 rustc=${RUSTC:-/usr/bin/rustc}
 
 up_to_date() {
@@ -17,7 +17,7 @@ up_to_date() {
 build_module() {
 	local compiler=()
 	! up_to_date || return 0
-	say "building vireo.ko"
+	say "building vireo.ko${flavour:+ ($flavour)}"
 	# Objects for another kernel are of no use to this one.
 	[ "$(cat "$output/.kernel" 2>/dev/null)" = "$kernel" ] || rm -rf "$output"
 	mkdir -p "$output"
@@ -32,4 +32,4 @@ build_module() {
 }
 
 [ -f "$top/Kbuild" ] || die "there is no module in this tree (no Kbuild): use --no-module"
-up_to_date || locked "module-$(cksum <<<"$top" | cut -d ' ' -f 1)" build_module
+up_to_date || locked "module${flavour:+-$flavour}-$(cksum <<<"$top" | cut -d ' ' -f 1)" build_module

@@ -3,16 +3,19 @@
 
 # start_qemu CMDLINE ACCELERATOR CPU
 start_qemu() {
-	local output
+	local output clock=()
 	if [ "$interactive" = yes ]; then
 		output=stdio,signal=off
 	else
 		output=file,path=$work/output
 	fi
+	# A nanosecond of the machine's time is one instruction, and so is a tick of the time-stamp counter; where it
+	# idles, time is skipped.
+	[ "$icount" = no ] || clock=(-icount shift=0,sleep=off)
 	local command=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
-		-machine q35 -accel "$2" -cpu "$3" -smp "$cpus" -m "$mem"
+		-machine q35 -accel "$2" -cpu "$3" -smp "$cpus" -m "$mem" "${clock[@]}"
 		-kernel "$kernel/vmlinux" -initrd "$work/initrd" -append "$1"
-		-chardev "file,id=console,path=$work/console" -serial chardev:console
+		-chardev "pipe,id=console,path=$work/console" -serial chardev:console
 		-chardev "$output,id=output" -serial chardev:output)
 	if [ "$interactive" = yes ]; then
 		"${command[@]}" <&0 2>"$work/emulator.log" 7>&- 8>&- &

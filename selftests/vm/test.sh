@@ -40,10 +40,10 @@ echo 'a file' >"$work/folder/sub/file"
 printf 'two  words\n$HOME' >"$work/file"
 
 echo "TAP version 13"
-echo "1..20"
+echo "1..22"
 check "no command is refused" refuses "no COMMAND"
 check "an unknown option is refused" refuses "unknown option" --wrong -- true
-check "an unknown backend is refused" refuses "vmx or svm" --backend x -- true
+check "an unknown backend is refused" refuses "vmx, svm or none" --backend x -- true
 check "a missing file is refused" refuses "there is no" --add "$work/none:/none" -- true
 check "a number that is none is refused" refuses "positive number" --cpus none -- true
 
@@ -66,8 +66,11 @@ check "svm: a kernel report makes it fail with 70" status_is 70
 check "svm: and is shown" says "WARNING: CPU: 0 PID: 1 at nowhere"
 check "svm: binary output arrives unchanged" eval '[ "$(od -An -tx1 <"$work/out")" = " 00 01 0d 0a ff 0a 04" ]'
 
-"$vm_dir/run" --backend svm -- true >"$work/out" 2>"$work/err"
-check "svm: the module says what the CPU lacks" says "vireo: cannot load: the CPU has no VMX"
+"$vm_dir/run" --backend none -- true >"$work/out" 2>"$work/err"
+check "neither: the module says what the CPU lacks" says "vireo: cannot load: the CPU has neither VMX nor SVM"
+
+vm --backend svm --icount -- sh -c 'nproc; grep MHz /proc/cpuinfo'
+check "svm: --icount gives one CPU whose ticks are nanoseconds" eval 'grep -q ": 100[0-9]\." "$work/out" && [ "$(head -n 1 "$work/out")" = 1 ]'
 
 vm --backend svm --timeout 15 -- sh -c 'echo c >/proc/sysrq-trigger'
 check "svm: a kernel panic ends it with 70" status_is 70

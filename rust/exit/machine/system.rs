@@ -5,8 +5,8 @@
 use super::VcpuMachine;
 use crate::{
     backend::{
-        Hidden,
-        TableReg as BackendTable, //
+        BackendVcpu,
+        Hidden, //
     },
     model::{
         emul::{
@@ -49,10 +49,10 @@ const fn hidden(reg: SystemReg) -> Hidden {
 }
 
 /// The backend's name of a descriptor-table register.
-const fn table_reg(reg: TableReg) -> BackendTable {
+const fn hidden_table(reg: TableReg) -> Hidden {
     match reg {
-        TableReg::Gdtr => BackendTable::Gdtr,
-        TableReg::Idtr => BackendTable::Idtr,
+        TableReg::Gdtr => Hidden::Gdtr,
+        TableReg::Idtr => Hidden::Idtr,
     }
 }
 
@@ -117,14 +117,20 @@ impl System for VcpuMachine<'_> {
     }
 
     fn table(&mut self, reg: TableReg) -> Result<Table, Stop> {
-        let (base, limit) = self.state.backend.table(table_reg(reg));
-        Ok(Table { base, limit })
+        let segment = self.state.backend.segment(hidden_table(reg));
+        Ok(Table {
+            base: segment.base,
+            limit: segment.limit as u16,
+        })
     }
 
     fn set_table(&mut self, reg: TableReg, table: Table) -> Result<(), Stop> {
-        self.state
-            .backend
-            .set_table(table_reg(reg), table.base, table.limit);
+        let segment = Segment {
+            base: table.base,
+            limit: table.limit.into(),
+            ..Segment::default()
+        };
+        self.state.backend.set_segment(hidden_table(reg), &segment);
         Ok(())
     }
 
@@ -159,7 +165,7 @@ impl System for VcpuMachine<'_> {
     }
 
     fn invalidate_page(&mut self, _linear: u64) -> Result<(), Stop> {
-        self.state.backend.flush_guest_tlb();
+        self.state.flush_guest = true;
         Ok(())
     }
 

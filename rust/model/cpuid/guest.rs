@@ -3,7 +3,7 @@
 //! What follows from the CPUID entries that userspace gives a vCPU, and the bits in them that follow
 //! from other registers.
 
-use super::{leaf, list::SIGNATURE, Caps, CpuidEntry, Feature, Index, Word, WORDS};
+use super::{leaf, list::SIGNATURE, Caps, CpuidEntry, Feature, HostCpuid, Index, Word, WORDS};
 use crate::model::errno::Errno;
 use crate::model::x86::{cr4, efer};
 use crate::model::xstate::Layout;
@@ -61,6 +61,14 @@ pub enum Vendor {
     Intel,
     /// AMD's and Hygon's.
     Amd,
+}
+
+impl Vendor {
+    /// Returns whose the host's processor is.
+    pub fn of(host: &impl HostCpuid) -> Self {
+        let regs = host.cpuid(leaf::VENDOR, 0);
+        vendor(regs.ebx, regs.ecx, regs.edx)
+    }
 }
 
 /// What a vCPU may use, derived from its CPUID entries and from what the module offers.
@@ -272,11 +280,15 @@ pub fn check_resend(current: &[CpuidEntry], incoming: &[CpuidEntry]) -> Result<(
 
 /// Reads the vendor from leaf 0.
 pub(super) fn vendor_of(entry: &CpuidEntry) -> Vendor {
+    vendor(entry.ebx, entry.ecx, entry.edx)
+}
+
+fn vendor(ebx: u32, ecx: u32, edx: u32) -> Vendor {
     /// "AuthenticAMD" as EBX, EDX and ECX.
     const AMD: (u32, u32, u32) = (0x6874_7541, 0x6974_6e65, 0x444d_4163);
     /// "HygonGenuine".
     const HYGON: (u32, u32, u32) = (0x6f67_7948, 0x6e65_476e, 0x656e_6975);
-    match (entry.ebx, entry.edx, entry.ecx) {
+    match (ebx, edx, ecx) {
         AMD | HYGON => Vendor::Amd,
         _ => Vendor::Intel,
     }

@@ -227,6 +227,7 @@ pub fn emulate<M: Machine>(m: &mut M) -> Result<Done, Stop> {
 /// Fetches and decodes the instruction at RIP; `bytes` gets what was fetched.
 ///
 /// The second page of an instruction that crosses pages is touched only if the first is not enough.
+#[inline(always)]
 pub fn fetch<M: Machine>(m: &mut M, bytes: &mut [u8; MAX_LEN]) -> Result<Insn, Stop> {
     let mode = m.mode();
     let (linear, allowed) = addr::code(m, mode)?;

@@ -2,7 +2,8 @@
 
 //! Nested page tables: from guest-physical to host-physical addresses.
 //!
-//! One walker serves all formats; [`ept`] is Intel's (SDM vol. 3, section 29.3).
+//! One walker serves all formats; [`ept`] is Intel's (SDM vol. 3, section 29.3), [`npt`] AMD's (APM vol. 2,
+//! section 15.25), and [`nested`] either.
 //!
 //! # Locking protocol
 //!
@@ -37,6 +38,8 @@ pub mod cursor;
 pub mod ept;
 mod flush;
 mod map;
+pub mod nested;
+pub mod npt;
 mod range;
 
 pub use flush::Debt;

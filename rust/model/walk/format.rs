@@ -137,7 +137,8 @@ pub(super) const fn reserved(config: &Config, level: u32, leaf: bool) -> u64 {
     }
     let nx = if config.nxe { 0 } else { entry::NX };
     match (config.paging, level) {
-        (Paging::Pae, 3) => bits(63, width) | bits(8, 5) | bits(2, 1),
+        // The four top entries are checked when CR3 is loaded, and not again.
+        (Paging::Pae, 3) => bits(63, width),
         (Paging::Pae, 2) if leaf => nx | bits(62, width) | bits(20, 13),
         (Paging::Pae, _) => nx | bits(62, width),
         (_, 3) if leaf => nx | bits(51, width) | bits(29, 13),

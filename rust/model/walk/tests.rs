@@ -246,10 +246,13 @@ fn pae() {
     memory.set(0x3008, 0x5000 | PWU | 1 << 52);
     let found = walk(&config, &mut memory, gva, READ);
     assert_eq!(code(found), Some(pf::P | pf::U | pf::RSVD));
-    memory.set(0x1038, 0x2000 | P | W);
     memory.set(0x3008, 0x5000 | PWU);
+    memory.set(0x1038, 0x2000 | P | 1 << 52);
     let found = walk(&config, &mut memory, gva, READ);
     assert_eq!(code(found), Some(pf::P | pf::U | pf::RSVD));
+    // The low bits of a top entry count only when CR3 is loaded.
+    memory.set(0x1038, 0x2000 | P | W);
+    assert!(walk(&config, &mut memory, gva, READ).is_ok());
 }
 
 #[test]

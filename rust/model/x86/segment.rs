@@ -120,6 +120,16 @@ impl Segment {
         }
     }
 
+    /// A descriptor table, of which base and limit are all.
+    pub const fn table(base: u64, limit: u16) -> Self {
+        Self {
+            selector: 0,
+            ar: 0,
+            base,
+            limit: limit as u32,
+        }
+    }
+
     /// A segment as a load in real mode makes it from a reset state: base from the selector, 64 KiB,
     /// accessed read-write data (code in CS behaves the same).
     pub const fn real_mode(selector: u16) -> Self {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Properties of nested page tables, on a memory that plays the processor's part.
+//! Properties of nested page tables in each format, on a memory that plays the processor's part.
 //!
 //! The memory checks each store as the processor would see it: no entry that can be reached from the
 //! root ever points to a table that is not complete or has been given up. A TLB remembers every
@@ -14,6 +14,8 @@ use vireo_model::model::addr::Gfn;
 use vireo_model::model::addr::Hpa;
 use vireo_model::model::addr::Pfn;
 use vireo_model::model::pt::ept::Ept;
+use vireo_model::model::pt::nested::Nested;
+use vireo_model::model::pt::npt::Npt;
 use vireo_model::model::pt::Caching;
 use vireo_model::model::pt::Flush;
 use vireo_model::model::pt::Leaf;
@@ -31,19 +33,52 @@ use vireo_model::model::pt::END;
 use vireo_model::model::pt::ENTRIES;
 use vireo_model::model::pt::MAX_TABLES;
 
-const RWX: u64 = 7;
 const LARGE: u64 = 1 << 7;
-const ACCESSED: u64 = 1 << 8;
-const DIRTY: u64 = 1 << 9;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// The table that an entry points to, as the processor reads it.
-fn child_of(entry: u64, depth: usize) -> Option<u64> {
-    (entry & RWX != 0 && depth < 3 && entry & LARGE == 0).then_some(entry & ADDRESS)
+const EPT: Nested = Nested::Ept(Ept {
+    accessed_dirty: true,
+});
+const EPT_WITHOUT_FLAGS: Nested = Nested::Ept(Ept {
+    accessed_dirty: false,
+});
+const NPT: Nested = Nested::Npt(Npt);
+
+/// The bits of an entry that the processor looks at.
+#[derive(Clone, Copy)]
+struct Bits {
+    /// Any of these makes the entry valid.
+    valid: u64,
+    accessed: u64,
+    dirty: u64,
+}
+
+impl Bits {
+    /// SDM vol. 3, table 29-6; APM vol. 2, section 5.4.1.
+    fn of(format: Nested) -> Self {
+        match format {
+            Nested::Ept(_) => Self {
+                valid: 7,
+                accessed: 1 << 8,
+                dirty: 1 << 9,
+            },
+            Nested::Npt(_) => Self {
+                valid: 1,
+                accessed: 1 << 5,
+                dirty: 1 << 6,
+            },
+        }
+    }
+
+    /// The table that an entry points to, as the processor reads it.
+    fn child_of(self, entry: u64, depth: usize) -> Option<u64> {
+        (entry & self.valid != 0 && depth < 3 && entry & LARGE == 0).then_some(entry & ADDRESS)
+    }
 }
 
 /// Tables, and what has become of each.
 struct Memory {
+    bits: Bits,
     tables: BTreeMap<u64, Box<[u64; ENTRIES]>>,
     /// Tables that the processor can reach, with their distance from the root.
     linked: BTreeMap<u64, usize>,
@@ -58,8 +93,9 @@ struct Memory {
 }
 
 impl Memory {
-    fn new(races: bool) -> Self {
+    fn new(format: Nested, races: bool) -> Self {
         Self {
+            bits: Bits::of(format),
             tables: BTreeMap::new(),
             linked: BTreeMap::new(),
             deferred: BTreeSet::new(),
@@ -70,7 +106,7 @@ impl Memory {
         }
     }
 
-    fn page_table(&mut self, format: Ept) -> PageTable<Ept> {
+    fn page_table(&mut self, format: Nested) -> PageTable<Nested> {
         let table = PageTable::new(format, self).expect("one table is at hand");
         self.linked.insert(table.root().raw(), 0);
         table
@@ -81,7 +117,7 @@ impl Memory {
         assert!(!self.deferred.contains(&table), "link to unlinked table");
         assert!(self.linked.insert(table, depth).is_none(), "linked twice");
         for entry in *self.tables[&table].clone() {
-            if let Some(child) = child_of(entry, depth) {
+            if let Some(child) = self.bits.child_of(entry, depth) {
                 self.link(child, depth + 1);
             }
         }
@@ -90,7 +126,7 @@ impl Memory {
     fn unlink(&mut self, table: u64) {
         let depth = self.linked.remove(&table).expect("table is linked");
         for entry in *self.tables[&table].clone() {
-            if let Some(child) = child_of(entry, depth) {
+            if let Some(child) = self.bits.child_of(entry, depth) {
                 self.unlink(child);
             }
         }
@@ -102,7 +138,10 @@ impl Memory {
         let old = *slot;
         *slot = entry;
         if let Some(&depth) = self.linked.get(&table) {
-            let (gone, come) = (child_of(old, depth), child_of(entry, depth));
+            let (gone, come) = (
+                self.bits.child_of(old, depth),
+                self.bits.child_of(entry, depth),
+            );
             if gone != come {
                 if let Some(child) = gone {
                     self.unlink(child);
@@ -119,8 +158,8 @@ impl Memory {
         let leaf_depth = self.linked.get(&table).copied();
         let entry = &mut self.tables.get_mut(&table).expect("live table")[index];
         if let (true, Some(depth)) = (self.races, leaf_depth) {
-            if *entry & RWX != 0 && child_of(*entry, depth).is_none() {
-                *entry |= ACCESSED | DIRTY;
+            if *entry & self.bits.valid != 0 && self.bits.child_of(*entry, depth).is_none() {
+                *entry |= self.bits.accessed | self.bits.dirty;
             }
         }
     }
@@ -142,7 +181,7 @@ impl Tables for Memory {
     fn write(&mut self, table: Hpa, index: usize, entry: u64) {
         if self.linked.contains_key(&table.raw()) {
             assert_eq!(
-                self.tables[&table.raw()][index] & RWX,
+                self.tables[&table.raw()][index] & self.bits.valid,
                 0,
                 "live entry overwritten"
             );
@@ -264,15 +303,15 @@ type View = BTreeMap<u64, (Leaf, Level)>;
 /// A tree, and what may be cached of it.
 struct Machine {
     memory: Memory,
-    table: PageTable<Ept>,
+    table: PageTable<Nested>,
     samples: Vec<u64>,
     tlb: BTreeMap<u64, Vec<Leaf>>,
 }
 
 impl Machine {
-    fn new(accessed_dirty: bool, races: bool) -> Self {
-        let mut memory = Memory::new(races);
-        let table = memory.page_table(Ept { accessed_dirty });
+    fn new(format: Nested, races: bool) -> Self {
+        let mut memory = Memory::new(format, races);
+        let table = memory.page_table(format);
         Self {
             memory,
             table,
@@ -377,7 +416,7 @@ impl Machine {
         &mut self,
         start: u64,
         end: u64,
-        mut step: impl FnMut(&PageTable<Ept>, &mut Memory, &mut Range) -> (Progress, Flush),
+        mut step: impl FnMut(&PageTable<Nested>, &mut Memory, &mut Range) -> (Progress, Flush),
         inside: impl Fn(Option<&Leaf>),
     ) {
         let before = self.view();
@@ -471,11 +510,11 @@ proptest! {
 
     #[test]
     fn tree_is_valid_after_every_store(
-        accessed_dirty: bool,
+        format in prop::sample::select(vec![EPT, EPT_WITHOUT_FLAGS, NPT]),
         races: bool,
         ops in prop::collection::vec(op(), 1..40),
     ) {
-        let mut machine = Machine::new(accessed_dirty, races);
+        let mut machine = Machine::new(format, races);
         for op in &ops {
             machine.run(op);
         }
@@ -495,93 +534,103 @@ fn page(gfn: u64, size: PageSize) -> Mapping {
 
 #[test]
 fn steps_are_bounded_by_the_budget() {
-    let mut machine = Machine::new(true, false);
-    for block in 0..64 {
-        for frame in 0..8 {
-            machine.map(&page(block * 0x200 + frame, PageSize::K4));
+    for format in [EPT, NPT] {
+        let mut machine = Machine::new(format, false);
+        for block in 0..64 {
+            for frame in 0..8 {
+                machine.map(&page(block * 0x200 + frame, PageSize::K4));
+            }
         }
-    }
-    let mut range = Range::new(Gfn::new(1), Gfn::new(0x4_0000));
-    let mut steps = 0;
-    loop {
-        machine.memory.accesses.set(0);
-        let (progress, flush) = machine.table.unmap(&mut machine.memory, &mut range, 16);
-        assert!(
-            machine.memory.accesses.get() <= 16,
-            "too much work in one step"
-        );
-        machine.settle(flush);
-        steps += 1;
-        if progress == Progress::Done {
-            break;
+        let mut range = Range::new(Gfn::new(1), Gfn::new(0x4_0000));
+        let mut steps = 0;
+        loop {
+            machine.memory.accesses.set(0);
+            let (progress, flush) = machine.table.unmap(&mut machine.memory, &mut range, 16);
+            assert!(
+                machine.memory.accesses.get() <= 16,
+                "too much work in one step"
+            );
+            machine.settle(flush);
+            steps += 1;
+            if progress == Progress::Done {
+                break;
+            }
         }
+        assert!(steps > 10);
+        machine.finish();
     }
-    assert!(steps > 10);
-    machine.finish();
 }
 
 #[test]
 fn aging_sees_use_once() {
-    let mut machine = Machine::new(true, false);
-    machine.map(&page(0x1ff, PageSize::K4));
-    let age = |machine: &mut Machine| {
-        let mut range = Range::new(Gfn::new(0), Gfn::new(0x200));
-        machine
-            .table
-            .age(&mut machine.memory, &mut range, usize::MAX)
-            .1
-    };
-    let first = age(&mut machine);
-    assert!(first.young && !first.flush.is_needed());
-    assert!(!age(&mut machine).young);
-    machine.finish();
+    for format in [EPT, NPT] {
+        let mut machine = Machine::new(format, false);
+        machine.map(&page(0x1ff, PageSize::K4));
+        let age = |machine: &mut Machine| {
+            let mut range = Range::new(Gfn::new(0), Gfn::new(0x200));
+            machine
+                .table
+                .age(&mut machine.memory, &mut range, usize::MAX)
+                .1
+        };
+        let first = age(&mut machine);
+        assert!(first.young && !first.flush.is_needed());
+        assert!(!age(&mut machine).young);
+        machine.finish();
+    }
 }
 
 #[test]
 fn frames_beyond_the_tree_are_refused() {
-    let mut machine = Machine::new(true, false);
-    let far = page(END.raw(), PageSize::K4);
-    assert_eq!(
-        machine.table.map(&mut machine.memory, &far),
-        Err(MapError::OutOfRange)
-    );
-    assert!(machine.table.lookup(&machine.memory, END).is_none());
-    let mut range = Range::new(END, Gfn::new(u64::MAX));
-    let (progress, flush) = machine.table.unmap(&mut machine.memory, &mut range, 100);
-    assert_eq!((progress, flush), (Progress::Done, Flush::NotNeeded));
-    machine.finish();
+    for format in [EPT, NPT] {
+        let mut machine = Machine::new(format, false);
+        let far = page(END.raw(), PageSize::K4);
+        assert_eq!(
+            machine.table.map(&mut machine.memory, &far),
+            Err(MapError::OutOfRange)
+        );
+        assert!(machine.table.lookup(&machine.memory, END).is_none());
+        let mut range = Range::new(END, Gfn::new(u64::MAX));
+        let (progress, flush) = machine.table.unmap(&mut machine.memory, &mut range, 100);
+        assert_eq!((progress, flush), (Progress::Done, Flush::NotNeeded));
+        machine.finish();
+    }
 }
 
 #[test]
 fn trace_shows_the_way() {
-    let mut machine = Machine::new(true, false);
-    machine.map(&page(0x200, PageSize::M2));
-    let trace = machine.table.trace(&machine.memory, Gfn::new(0x3ff));
-    assert_eq!(trace[0], 0);
-    assert_eq!(trace[1], 0x20_03f7);
-    assert!(trace[2] & ADDRESS != 0 && trace[3] & ADDRESS != 0);
-    machine.finish();
+    for (format, leaf) in [(EPT, 0x20_03f7), (NPT, 0x20_00e7)] {
+        let mut machine = Machine::new(format, false);
+        machine.map(&page(0x200, PageSize::M2));
+        let trace = machine.table.trace(&machine.memory, Gfn::new(0x3ff));
+        assert_eq!(trace[0], 0);
+        assert_eq!(trace[1], leaf);
+        assert!(trace[2] & ADDRESS != 0 && trace[3] & ADDRESS != 0);
+        machine.finish();
+    }
 }
 
 #[test]
 fn tables_filled_again_behind_a_step_stay() {
-    let mut machine = Machine::new(true, false);
-    for block in 0..4 {
-        machine.map(&page(block * 0x200, PageSize::K4));
+    for format in [EPT, NPT] {
+        let mut machine = Machine::new(format, false);
+        for block in 0..4 {
+            machine.map(&page(block * 0x200, PageSize::K4));
+        }
+        let mut range = Range::new(Gfn::new(0), Gfn::new(0x4_0000));
+        let step = |machine: &mut Machine, range: &mut Range| {
+            let (progress, flush) = machine.table.unmap(&mut machine.memory, range, 8);
+            machine.settle(flush);
+            progress
+        };
+        assert_eq!(step(&mut machine, &mut range), Progress::More);
+        machine.map(&page(1, PageSize::K4));
+        while step(&mut machine, &mut range) == Progress::More {}
+        assert!(machine.table.lookup(&machine.memory, Gfn::new(1)).is_some());
+        assert!(machine
+            .table
+            .lookup(&machine.memory, Gfn::new(0x200))
+            .is_none());
+        machine.finish();
     }
-    let mut range = Range::new(Gfn::new(0), Gfn::new(0x4_0000));
-    let step = |machine: &mut Machine, range: &mut Range| {
-        let (progress, flush) = machine.table.unmap(&mut machine.memory, range, 8);
-        machine.settle(flush);
-        progress
-    };
-    assert_eq!(step(&mut machine, &mut range), Progress::More);
-    machine.map(&page(1, PageSize::K4));
-    while step(&mut machine, &mut range) == Progress::More {}
-    assert!(machine.table.lookup(&machine.memory, Gfn::new(1)).is_some());
-    assert!(machine
-        .table
-        .lookup(&machine.memory, Gfn::new(0x200))
-        .is_none());
-    machine.finish();
 }

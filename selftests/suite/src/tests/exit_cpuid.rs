@@ -92,7 +92,8 @@ fn exit_cpuid_unknown_leaf() -> TestResult {
 
 guest!(cpuid_state:
     "mov eax, 1", "cpuid", "mov [DATA], rcx", "mov [DATA + 8], rdx",
-    "mov rax, cr4", "xor rax, 0x40000", "mov cr4, rax",
+    "shr ecx, 8", "and ecx, 0x40000", // CR4.OSXSAVE, if there is XSAVE
+    "mov rax, cr4", "xor rax, rcx", "mov cr4, rax",
     "mov eax, 1", "cpuid", "mov [DATA + 16], rcx",
     "mov ecx, 0x1b", "rdmsr", "and eax, 0xfffff7ff", "wrmsr",
     "mov eax, 1", "cpuid", "mov [DATA + 24], rdx",

@@ -2,7 +2,7 @@
 //! Debug registers, breakpoints and single steps inside of the guest, and XSETBV.
 
 use crate::guest::*;
-use crate::harness::{skip, Outcome, TestResult};
+use crate::harness::{env, skip, Outcome, TestResult};
 use crate::host::is_tcg;
 use crate::machine::*;
 
@@ -120,6 +120,9 @@ guest!(dr_breakpoints:
 
 /// Data and instruction breakpoints raise #DB in the guest with the right bits, over exits too.
 fn exit_dr_breakpoints() -> TestResult {
+    if is_tcg() && env().is_vireo() {
+        return skip("QEMU's TCG arms breakpoints by MOV DR7 only, not by VMRUN");
+    }
     let mut m = Machine::long(dr_breakpoints())?;
     let regs = m.run_done()?;
     check_eq!(m.mem.get(EXC_VECTOR), 1);

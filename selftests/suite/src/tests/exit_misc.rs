@@ -5,7 +5,7 @@ use std::ops::ControlFlow::Continue;
 
 use crate::guest::*;
 use crate::harness::{env, fail, skip, TestResult};
-use crate::host::is_amd;
+use crate::host::{is_amd, is_tcg};
 use crate::kvm::Exit;
 use crate::machine::*;
 
@@ -93,6 +93,9 @@ guest!(task_switch:
 fn exit_task_switch() -> TestResult {
     if !env().is_vireo() {
         return skip("KVM emulates task switches");
+    }
+    if is_tcg() {
+        return skip("QEMU's TCG does not intercept task switches");
     }
     let mut m = Setup::new(Mode::Flat32).build(task_switch())?;
     m.mem.set(GDT + 0x08, 0x00cf_9b00_0000_ffff);

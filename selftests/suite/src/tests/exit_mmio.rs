@@ -10,6 +10,7 @@ use kvm_bindings as kb;
 
 use crate::guest::*;
 use crate::harness::{fail, note, Outcome, TestResult};
+use crate::host::is_tcg;
 use crate::kvm::Exit;
 use crate::machine::*;
 
@@ -221,7 +222,10 @@ pub(super) fn compare(code: &[u8], text: &[&str], offset: u64) -> TestResult {
         }
         // Flags that shifts, multiplications and bit scans leave undefined are not compared.
         let loose = ["sh", "ro", "rc", "mul", "sar", "imul", "bs", "bt"];
+        // QEMU's TCG loses them, too, when the second half of an atomic access leaves the guest.
+        let lost = is_tcg() && form.starts_with("xchg") && offset > 0xff8;
         let mask = match loose.iter().any(|&p| form.trim_start_matches("lock ").starts_with(p)) {
+            _ if lost => 0,
             true => 0,
             false => FLAGS,
         };

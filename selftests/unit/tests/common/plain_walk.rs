@@ -142,9 +142,8 @@ pub fn plain(c: &Config, memory: &mut Memory, gva: u64, r: Request) -> Found {
                 }
             }
             if top_of_pae {
-                for n in [1, 2, 5, 6, 7, 8, 63] {
-                    bad |= bit(value, n);
-                }
+                // The low ones are checked when CR3 is loaded.
+                bad |= bit(value, 63);
             } else {
                 bad |= bit(value, 63) && !c.nxe;
             }
