@@ -44,6 +44,7 @@ use crate::{
             self,
             AccessKind,
             GuestMemory,
+            Path,
             Request,
             WalkError, //
         },
@@ -60,6 +61,7 @@ use crate::{
     vcpu::State, //
 };
 
+pub(super) mod code;
 mod system;
 
 /// An access whose translation the processor has found already.
@@ -92,6 +94,8 @@ pub(super) struct VcpuMachine<'a> {
     /// What the processor has fetched at RIP.
     code: CodeBytes,
     fetched: usize,
+    /// How the first byte of the code was found.
+    way: Option<code::Way>,
     /// Segment registers that were loaded, by number.
     loaded: u8,
     shadow: Option<Shadow>,
@@ -138,6 +142,7 @@ impl<'a> VcpuMachine<'a> {
             known,
             code: context.code,
             fetched: 0,
+            way: None,
             loaded: 0,
             shadow: None,
             ends_nmi: false,
@@ -269,10 +274,11 @@ impl<'a> VcpuMachine<'a> {
             }
         }
         self.walk(linear, Request::explicit(kind, self.cpl, self.rflags))
+            .map(|(gpa, _)| gpa)
     }
 
     /// Walks the guest's page tables.
-    fn walk(&mut self, linear: u64, request: Request) -> Result<Gpa, Stop> {
+    fn walk(&mut self, linear: u64, request: Request) -> Result<(Gpa, Path), Stop> {
         let mut tables = Tables {
             memory: self.state.vm.memory(),
             slot: self.slot,
@@ -287,10 +293,10 @@ impl<'a> VcpuMachine<'a> {
             self.state.guest.phys_bits,
             true,
         );
-        let result = walk::walk(&paging, &mut tables, linear, request);
+        let result = walk::walk_path(&paging, &mut tables, linear, request);
         self.slot = tables.slot;
         match result {
-            Ok(translation) => Ok(translation.gpa),
+            Ok((translation, path)) => Ok((translation.gpa, path)),
             Err(WalkError::Fault(fault)) => Err(Stop::Fault(Exception::page_fault(
                 fault.gva,
                 fault.error_code,
@@ -440,7 +446,11 @@ impl Machine for VcpuMachine<'_> {
                 return Ok(());
             }
         }
-        let gpa = self.translate(linear, AccessKind::Fetch)?;
+        let request = Request::explicit(AccessKind::Fetch, self.cpl, self.rflags);
+        let (gpa, path) = self.walk(linear, request)?;
+        if self.fetched == 0 {
+            self.way = Some(code::Way::new(path, gpa));
+        }
         let hva = self.hva(gpa, false).ok_or(Stop::Unhandled)?;
         user::copy_in(hva, buf).map_err(|_| Stop::Unhandled)?;
         self.fetched = self.fetched.saturating_add(buf.len());
