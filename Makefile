@@ -10,13 +10,14 @@ export KDIR
 
 VM := selftests/vm
 
-.PHONY: run shell test check bench setup kernel modules vmm clean help
+.PHONY: run shell test check fuzz bench setup kernel modules vmm clean help
 
 help:
 	@echo 'make run      boot a Linux guest on vireo.ko in a nested VM; ends when the guest powers off'
 	@echo 'make shell    the same, with a shell in the guest'
 	@echo 'make test     every test'
 	@echo 'make check    the tests that need no VM: fmt, clippy, unit tests, docs'
+	@echo 'make fuzz     long tests of the emulator: 10 million instructions beside the CPU, fuzz targets'
 	@echo 'make bench    instructions per operation, beside KVM'
 	@echo 'make setup | kernel | modules | vmm    the parts: packages, test kernel, vireo.ko, the vireo VMM'
 	@echo 'make clean    remove what was built in this tree (the cache folder stays)'
@@ -46,9 +47,12 @@ test:
 check: setup
 	@$(VM)/all check
 
+fuzz: setup
+	@selftests/fuzz/run
+
 bench: modules
 	@$(VM)/bench.sh $(BACKEND)
 
 clean:
 	@rm -rf .build
-	@for package in selftests/unit selftests/suite userspace-vmm; do rm -rf $$package/target; done
+	@for package in selftests/unit selftests/suite selftests/fuzz userspace-vmm; do rm -rf $$package/target; done

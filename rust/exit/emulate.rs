@@ -27,7 +27,6 @@ use crate::{
             Done,
             Insn,
             Machine,
-            Operand,
             Stop, //
         },
         exit::{
@@ -43,8 +42,8 @@ use crate::{
     }, //
 };
 
-/// Pieces of one kind in one instruction: 32 bytes in words, and one more where it crosses a page.
-const PIECES: usize = 8;
+/// Pieces of one kind in one instruction: PUSHA has eight, and one more where it crosses a page.
+const PIECES: usize = 9;
 
 /// Iterations of a string instruction, or repetitions after a lost race, before the guest is entered again.
 const ROUNDS: usize = 64;
@@ -182,10 +181,10 @@ impl State {
         let mut bytes = [0; emul::MAX_LEN];
         let mut machine = VcpuMachine::new(self, None);
         let insn = emul::fetch(&mut machine, &mut bytes);
-        let (fetched, again) = (machine.fetched(), machine.again());
+        let fetched = machine.fetched();
         let insn = match insn {
             Ok(insn) => insn,
-            Err(Stop::Unhandled) if !again => {
+            Err(Stop::Unhandled) => {
                 return self.emulation_failure(bytes.get(..fetched).unwrap_or(&[]));
             }
             // The code has changed since the exit: the guest is to meet that by itself.
@@ -225,8 +224,8 @@ impl State {
                 _ => emul::fetch(&mut machine, &mut bytes),
             };
             let result = insn.and_then(|insn| {
-                if let Operand::Seg(reg) = insn.src {
-                    machine.load_selector(reg);
+                if insn.uses_segments() {
+                    machine.load_segments();
                 }
                 let result = emul::execute(&mut machine, &insn);
                 if result == Err(Stop::NeedUser) {
@@ -235,7 +234,6 @@ impl State {
                 result
             });
             let length = machine.fetched();
-            let again = machine.again();
             if result.is_ok() || machine.iterated() {
                 machine.commit();
             }
@@ -251,7 +249,7 @@ impl State {
                 }
                 Err(Stop::Fault(exception)) => return self.fault(exception),
                 Err(Stop::NeedUser) => return Ok(self.ask_read()),
-                Err(Stop::Unhandled) if again => return Ok(Next::Resume),
+                Err(Stop::Retry) => return Ok(Next::Resume),
                 Err(Stop::Unhandled) => {
                     return self.emulation_failure(bytes.get(..length).unwrap_or(&[]));
                 }

@@ -13,7 +13,10 @@ use crate::{
         Hidden,
         Reg, //
     },
-    host::user,
+    host::{
+        cpu::IrqOff,
+        user, //
+    },
     memory::Memory,
     model::{
         addr::{
@@ -22,11 +25,16 @@ use crate::{
             PAGE_SIZE, //
         },
         emul::{
+            breakpoint::{
+                self,
+                Watched, //
+            },
             split_at_page,
             Access,
             Insn,
             Machine,
             Mode,
+            Shadow,
             Stop, //
         },
         exit::NestedFault,
@@ -40,6 +48,7 @@ use crate::{
             WalkError, //
         },
         x86::{
+            cr4,
             dr6,
             rflags,
             Exception,
@@ -50,6 +59,8 @@ use crate::{
     },
     vcpu::State, //
 };
+
+mod system;
 
 /// An access whose translation the processor has found already.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +92,12 @@ pub(super) struct VcpuMachine<'a> {
     /// What the processor has fetched at RIP.
     code: CodeBytes,
     fetched: usize,
-    again: bool,
+    /// Segment registers that were loaded, by number.
+    loaded: u8,
+    shadow: Option<Shadow>,
+    ends_nmi: bool,
+    /// Breakpoints that were met, as bits of DR6.
+    met: u64,
 }
 
 impl<'a> VcpuMachine<'a> {
@@ -122,14 +138,21 @@ impl<'a> VcpuMachine<'a> {
             known,
             code: context.code,
             fetched: 0,
-            again: false,
+            loaded: 0,
+            shadow: None,
+            ends_nmi: false,
+            met: 0,
             state,
         }
     }
 
-    /// Reads a selector, which 64-bit code needs only to store it.
-    pub(super) fn load_selector(&mut self, reg: SegReg) {
-        self.segments[reg.index()].selector = self.state.backend.segment(Hidden::Seg(reg)).selector;
+    /// Reads all of the segment registers, of which 64-bit code needs little otherwise.
+    pub(super) fn load_segments(&mut self) {
+        for number in 0..SegReg::COUNT as u8 {
+            if let Some(reg) = SegReg::from_number(number) {
+                self.segments[reg.index()] = self.state.backend.segment(Hidden::Seg(reg));
+            }
+        }
     }
 
     /// Takes over what was known when the instruction was tried before.
@@ -145,19 +168,79 @@ impl<'a> VcpuMachine<'a> {
         self.state.emulation.keep(self.rip, insn, self.known);
     }
 
-    /// Writes the registers back.
-    pub(super) fn commit(self) {
+    /// Writes the registers back. Traps of the instruction, or of the iteration, become pending.
+    pub(super) fn commit(mut self) {
         let rsp = self.gpr[Gpr::Rsp.index()];
         self.state.regs.gpr = self.gpr;
+        if self.loaded != 0 {
+            self.store_segments();
+        }
+        let mut traps = self.met;
         if self.retired {
             if self.state.backend.retire(self.rip, rsp, self.rflags) {
-                self.state.raise(Exception::db(dr6::BS));
+                traps |= dr6::BS;
             }
         } else {
+            if self.iterated {
+                // The instruction goes on: it must not meet its own breakpoint again.
+                self.rflags |= rflags::RF;
+                if self.rflags & rflags::TF != 0 {
+                    traps |= dr6::BS;
+                }
+            }
             let backend = &mut self.state.backend;
             backend.set_register(Reg::Rip, self.rip);
             backend.set_register(Reg::Rsp, rsp);
             backend.set_register(Reg::Rflags, self.rflags);
+        }
+        if self.shadow.is_some() || self.ends_nmi {
+            self.set_blocking();
+            if self.shadow == Some(Shadow::MovSs) {
+                // No single step is reported after it, and a breakpoint that it met itself is lost too.
+                traps = 0;
+            }
+        }
+        if traps != 0 {
+            self.state.raise(Exception::db(traps));
+        }
+    }
+
+    #[cold]
+    fn store_segments(&mut self) {
+        for number in 0..SegReg::COUNT as u8 {
+            if let (Some(reg), true) = (
+                SegReg::from_number(number),
+                self.loaded & 1 << (number & 7) != 0,
+            ) {
+                let segment = self.segments[reg.index()];
+                self.state.backend.set_segment(Hidden::Seg(reg), &segment);
+            }
+        }
+    }
+
+    #[cold]
+    fn set_blocking(&mut self) {
+        let irq = IrqOff::new();
+        let mut blocking = self.state.backend.blocking(&irq);
+        drop(irq);
+        blocking.sti |= self.shadow == Some(Shadow::Sti);
+        blocking.mov_ss |= self.shadow == Some(Shadow::MovSs);
+        blocking.nmi &= !self.ends_nmi;
+        self.state.backend.set_blocking(blocking);
+    }
+
+    /// Notes the breakpoints that an access meets.
+    #[inline]
+    fn watch(&mut self, address: u64, len: usize, access: Watched) {
+        if self.state.debug.has_breakpoints() {
+            self.met |= breakpoint::hits(&self.state.debug, address, len as u64, access);
+        }
+    }
+
+    /// Breakpoints on ports are an extension.
+    fn watch_port(&mut self, port: u16, len: usize) {
+        if self.cr4 & cr4::DE != 0 {
+            self.watch(port.into(), len, Watched::Port);
         }
     }
 
@@ -170,11 +253,6 @@ impl<'a> VcpuMachine<'a> {
     /// later one stopped.
     pub(super) fn iterated(&self) -> bool {
         self.iterated
-    }
-
-    /// Whether the emulation stopped for something that will have passed when the guest tries again.
-    pub(super) fn again(&self) -> bool {
-        self.again
     }
 
     /// Translates a linear address for an access within one page.
@@ -190,7 +268,11 @@ impl<'a> VcpuMachine<'a> {
                 return Ok(Gpa::new(known.gpa_page | linear & (PAGE_SIZE - 1)));
             }
         }
-        let request = Request::explicit(kind, self.cpl, self.rflags);
+        self.walk(linear, Request::explicit(kind, self.cpl, self.rflags))
+    }
+
+    /// Walks the guest's page tables.
+    fn walk(&mut self, linear: u64, request: Request) -> Result<Gpa, Stop> {
         let mut tables = Tables {
             memory: self.state.vm.memory(),
             slot: self.slot,
@@ -214,10 +296,7 @@ impl<'a> VcpuMachine<'a> {
                 fault.error_code,
             ))),
             Err(WalkError::Unreadable(_)) => Err(Stop::Unhandled),
-            Err(WalkError::Contended) => {
-                self.again = true;
-                Err(Stop::Unhandled)
-            }
+            Err(WalkError::Contended) => Err(Stop::Retry),
         }
     }
 
@@ -369,10 +448,11 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn read(&mut self, linear: u64, buf: &mut [u8], access: Access) -> Result<(), Stop> {
-        let kind = match access {
-            Access::Read => AccessKind::Read,
-            Access::Write | Access::Modify => AccessKind::Write,
+        let (kind, watched) = match access {
+            Access::Read => (AccessKind::Read, Watched::Read),
+            Access::Write | Access::Modify => (AccessKind::Write, Watched::Write),
         };
+        self.watch(linear, buf.len(), watched);
         let (gpa, first, other) = self.translate_all(linear, buf.len(), kind)?;
         let (low, high) = buf.split_at_mut_checked(first).ok_or(Stop::Unhandled)?;
         self.read_physical(gpa, low)?;
@@ -383,6 +463,7 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn write(&mut self, linear: u64, data: &[u8]) -> Result<(), Stop> {
+        self.watch(linear, data.len(), Watched::Write);
         let (gpa, first, other) = self.translate_all(linear, data.len(), AccessKind::Write)?;
         let (low, high) = data.split_at_checked(first).ok_or(Stop::Unhandled)?;
         self.write_physical(gpa, low)?;
@@ -398,20 +479,28 @@ impl Machine for VcpuMachine<'_> {
     }
 
     fn cmpxchg(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {
-        let (gpa, first, _) = self.translate_all(linear, new.len(), AccessKind::Write)?;
-        if let (true, Some(hva)) = (first == new.len(), self.hva(gpa, true)) {
-            return user::cmpxchg(hva, word(old), word(new), new.len())
-                .map_err(|_| Stop::Unhandled);
+        let (gpa, first, other) = self.translate_all(linear, new.len(), AccessKind::Write)?;
+        if let Some(hva) = self.hva(gpa, true) {
+            if first == new.len() && new.len() <= 8 {
+                return user::cmpxchg(hva, word(old), word(new), new.len())
+                    .map_err(|_| Stop::Unhandled);
+            }
+            if first == new.len() || self.hva(other, true).is_some() {
+                // All of it is memory, where only the processor can do this in one piece.
+                return Err(Stop::Retry);
+            }
         }
         self.write(linear, new)?;
         Ok(true)
     }
 
     fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop> {
+        self.watch_port(port, buf.len());
         self.state.emulation.read(Target::Port(port), buf)
     }
 
     fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
+        self.watch_port(port, data.len());
         if self.state.vm.doorbells().ring(Bus::Port, port.into(), data) {
             return Ok(());
         }
@@ -428,7 +517,7 @@ impl Machine for VcpuMachine<'_> {
 
     fn next_iteration(&mut self) -> bool {
         self.iterated = true;
-        self.state.emulation.committed() && self.state.may_repeat()
+        self.state.emulation.committed() && self.met == 0 && self.state.may_repeat()
     }
 }
 

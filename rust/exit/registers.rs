@@ -96,7 +96,11 @@ impl State {
         }
     }
 
-    fn write_control(&mut self, cr: ControlRegister, value: u64) -> Result<(), Exception> {
+    pub(super) fn write_control(
+        &mut self,
+        cr: ControlRegister,
+        value: u64,
+    ) -> Result<(), Exception> {
         let state = self.control();
         let written = match cr {
             ControlRegister::Cr0 => sregs::write_cr0(&state, value)?,

@@ -11,7 +11,7 @@ use crate::model::x86::{ar, cr0, is_canonical, rflags, vector, Exception, Gpr, S
 
 /// The largest access that is checked for alignment in bytes. For larger ones it is the processor's
 /// choice (SDM vol. 3, 6.15, "Interrupt 17"), or they have rules of their own.
-const LARGEST_CHECKED: u64 = 8;
+const LARGEST_CHECKED: u8 = 8;
 
 /// The privilege level at which alignment is checked.
 const USER: u8 = 3;
@@ -119,6 +119,15 @@ pub(super) fn linear<M: Machine>(
     Ok(address)
 }
 
+/// The linear address of `seg:offset`, which nobody is going to access.
+pub(super) fn unchecked<M: Machine>(m: &M, mode: Mode, seg: SegReg, offset: u64) -> u64 {
+    let base = match (mode, seg) {
+        (Mode::Long, SegReg::Es | SegReg::Cs | SegReg::Ss | SegReg::Ds) => 0,
+        _ => m.segment_base(seg),
+    };
+    wrap(base.wrapping_add(offset), mode)
+}
+
 /// The linear address of the instruction at RIP, and how many bytes may be fetched, 1 to [`MAX_LEN`].
 pub(super) fn code<M: Machine>(m: &M, mode: Mode) -> Result<(u64, usize), Stop> {
     let rip = m.rip();
@@ -179,10 +188,23 @@ impl<M: Machine> Exec<'_, M> {
         len: u8,
         access: Access,
     ) -> Result<u64, Stop> {
-        let len = u64::from(len);
-        let address = linear(self.m, self.insn.mode, seg, offset, len, access)?;
-        let misaligned = address & len.wrapping_sub(1) != 0;
-        if misaligned && len <= LARGEST_CHECKED && self.checks_alignment() {
+        self.aligned_address(seg, offset, len, len, access)
+    }
+
+    /// The linear address of `seg:offset` for an access of `len` bytes that may have to be aligned to
+    /// `align`, a power of two.
+    #[inline]
+    pub(super) fn aligned_address(
+        &mut self,
+        seg: SegReg,
+        offset: u64,
+        len: u8,
+        align: u8,
+        access: Access,
+    ) -> Result<u64, Stop> {
+        let address = linear(self.m, self.insn.mode, seg, offset, u64::from(len), access)?;
+        let misaligned = address & u64::from(align).wrapping_sub(1) != 0;
+        if misaligned && align <= LARGEST_CHECKED && self.checks_alignment() {
             return Err(Stop::Fault(Exception::ac()));
         }
         Ok(address)

@@ -60,7 +60,8 @@ impl Decoder<'_> {
             }
             match entry.form {
                 Form::Group => entry = entry.group(self.peek()? >> 3),
-                Form::Vex => return self.vex(opcode),
+                Form::Vex if self.is_vex()? => return self.vex(opcode),
+                Form::Vex => entry = table::LOAD_FAR,
                 _ => {}
             }
             if entry.form == Form::Missing {
@@ -166,7 +167,11 @@ impl Decoder<'_> {
     #[cold]
     fn restrictions(&self, entry: Entry) -> Result<(), DecodeError> {
         if entry.flags & table::NO64 != 0 && self.is_long() {
-            return Err(DecodeError::Invalid);
+            return Err(match entry.op {
+                // 62 is EVEX there.
+                Op::Bound => DecodeError::Unsupported,
+                _ => DecodeError::Invalid,
+            });
         }
         if entry.flags & table::ONLY64 != 0 && !self.is_long() {
             return Err(DecodeError::Unsupported);
@@ -247,12 +252,18 @@ impl Decoder<'_> {
                     Form::Mu8 => self.immediate_u8()?,
                     Form::M1 => (self.insn.src, self.insn.imm) = (Operand::Imm, 1),
                     Form::MCl => self.insn.src = Operand::Reg(Gpr::Rcx as u8),
-                    _ if entry.op == Op::Push => {
-                        (self.insn.dst, self.insn.src) = (Operand::None, self.insn.dst);
-                    }
-                    _ => {}
+                    _ => self.only_operand(entry)?,
                 }
             }
+            Form::Sm => {
+                let seg = SegReg::from_number(m.reg & 7).ok_or(DecodeError::Invalid)?;
+                if seg == SegReg::Cs {
+                    return Err(DecodeError::Invalid);
+                }
+                (self.insn.op_size, self.insn.src_size) = (2, 2);
+                (self.insn.dst, self.insn.src) = (Operand::Seg(seg), self.rm(m, 2));
+            }
+            Form::Rsm => self.load_far(m, opcode)?,
             Form::Ms => {
                 let seg = SegReg::from_number(m.reg & 7).ok_or(DecodeError::Invalid)?;
                 self.insn.dst = self.rm(m, size);
@@ -266,6 +277,10 @@ impl Decoder<'_> {
             Form::I => self.immediate(imm_size)?,
             Form::I8 => self.immediate(1)?,
             Form::U8 => self.immediate_u8()?,
+            Form::U16 => self.immediate_u16()?,
+            Form::Near | Form::NearU16 | Form::NearI8 | Form::NearI => self.near(entry)?,
+            Form::Far | Form::U16U8 => self.pair_of_immediates(entry)?,
+            Form::S => self.opcode_segment(entry, opcode)?,
             Form::Fd | Form::Td => self.absolute(entry)?,
             Form::Zo => {}
             Form::String | Form::Port | Form::PortU8 => {
@@ -301,6 +316,105 @@ impl Decoder<'_> {
     fn immediate_u8(&mut self) -> Result<(), DecodeError> {
         self.insn.src = Operand::Imm;
         self.insn.imm = u64::from(self.u8()?);
+        Ok(())
+    }
+
+    /// A zero-extended word as source.
+    fn immediate_u16(&mut self) -> Result<(), DecodeError> {
+        self.insn.src = Operand::Imm;
+        self.insn.imm = u64::from(u16::from_le_bytes(self.array()?));
+        Ok(())
+    }
+
+    /// The r/m operand of an instruction that has no other; some only read it.
+    fn only_operand(&mut self, entry: Entry) -> Result<(), DecodeError> {
+        match entry.op {
+            Op::Call | Op::Jmp => self.near_size()?,
+            // Intel's processors have a 64-bit offset with REX.W, AMD's ignore it.
+            Op::CallFar | Op::JmpFar if self.insn.op_size == 8 => {
+                return Err(DecodeError::Unsupported);
+            }
+            Op::CallFar | Op::JmpFar | Op::Push => {}
+            // Selectors have two bytes in memory, whatever the operand size.
+            Op::Lldt | Op::Ltr => self.insn.op_size = 2,
+            Op::Sldt | Op::Str => {
+                if self.insn.dst == Operand::Mem {
+                    (self.insn.op_size, self.insn.src_size) = (2, 2);
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+        self.insn.src_size = self.insn.op_size;
+        (self.insn.dst, self.insn.src) = (Operand::None, self.insn.dst);
+        Ok(())
+    }
+
+    /// Near branches have 64-bit operands in 64-bit mode; what a prefix of 66 does there depends on the
+    /// vendor.
+    fn near_size(&mut self) -> Result<(), DecodeError> {
+        if self.is_long() {
+            if self.opsize {
+                return Err(DecodeError::Unsupported);
+            }
+            (self.insn.op_size, self.insn.src_size) = (8, 8);
+        }
+        Ok(())
+    }
+
+    /// A near branch without ModRM byte.
+    fn near(&mut self, entry: Entry) -> Result<(), DecodeError> {
+        self.near_size()?;
+        match entry.form {
+            Form::NearI8 => self.immediate(1),
+            Form::NearI => self.immediate(self.insn.op_size.min(4)),
+            Form::NearU16 => self.immediate_u16(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Offset and selector, with the selector from bit 32 on; or word and byte, from bit 16 on.
+    fn pair_of_immediates(&mut self, entry: Entry) -> Result<(), DecodeError> {
+        self.insn.src = Operand::Imm;
+        self.insn.imm = if entry.form == Form::U16U8 {
+            let word = u64::from(u16::from_le_bytes(self.array()?));
+            word | u64::from(self.u8()?) << 16
+        } else {
+            let offset = match self.insn.op_size {
+                2 => u64::from(u16::from_le_bytes(self.array()?)),
+                _ => u64::from(u32::from_le_bytes(self.array()?)),
+            };
+            offset | u64::from(u16::from_le_bytes(self.array()?)) << 32
+        };
+        Ok(())
+    }
+
+    /// Bits 5 to 3 of the opcode name a segment register.
+    fn opcode_segment(&mut self, entry: Entry, opcode: u8) -> Result<(), DecodeError> {
+        let seg = SegReg::from_number(opcode >> 3 & 7).ok_or(DecodeError::Invalid)?;
+        match entry.op {
+            Op::Push => self.insn.src = Operand::Seg(seg),
+            _ => self.insn.dst = Operand::Seg(seg),
+        }
+        Ok(())
+    }
+
+    /// LES and its kin: a register, and a segment register that the opcode names.
+    fn load_far(&mut self, m: ModRm, opcode: u8) -> Result<(), DecodeError> {
+        let size = self.insn.op_size;
+        // As for far branches.
+        if size == 8 {
+            return Err(DecodeError::Unsupported);
+        }
+        let seg = match opcode {
+            0xb2 => SegReg::Ss,
+            0xb4 => SegReg::Fs,
+            0xb5 => SegReg::Gs,
+            0xc5 => SegReg::Ds,
+            _ => SegReg::Es,
+        };
+        (self.insn.dst, self.insn.src) = (self.reg(m.reg, size), self.rm(m, size));
+        self.insn.third = Operand::Seg(seg);
         Ok(())
     }
 

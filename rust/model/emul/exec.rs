@@ -4,8 +4,9 @@
 
 use super::addr::{effective, truncate};
 use super::insn::{prefix, Insn, Op, Operand};
+use super::privileged::SystemReg;
 use super::{alu, muldiv, Access, Done, Machine, Mode, Stop};
-use crate::model::x86::{ar, rflags, Exception, Gpr, SegReg};
+use crate::model::x86::{rflags, Exception, Gpr};
 
 /// Bytes of the largest integer access.
 const WORD: usize = 8;
@@ -62,6 +63,48 @@ impl<M: Machine> Exec<'_, M> {
             Op::Cbw | Op::Cwd => self.widen_accumulator(),
             Op::Push => self.push(),
             Op::Pop => self.pop(),
+            Op::Pusha => self.push_all(),
+            Op::Popa => self.pop_all(),
+            Op::Pushf => self.push_flags(),
+            Op::Popf => self.pop_flags(),
+            Op::Enter => self.enter(),
+            Op::Leave => self.leave(),
+            Op::Sahf | Op::Lahf => self.flags_and_ah(),
+            Op::Xlat => self.translate(),
+            Op::Bound => self.bound(),
+            Op::Daa | Op::Das => self.decimal_adjust(),
+            Op::Aaa | Op::Aas => self.ascii_adjust(),
+            Op::Aam | Op::Aad => self.ascii_scale(),
+            Op::Salc => self.salc(),
+            Op::Cmc | Op::Clc | Op::Stc | Op::Cld | Op::Std => self.change_flag(),
+            Op::Jcc => self.jump_if(),
+            Op::Loop => self.count_and_jump(),
+            Op::Jmp => self.jump(),
+            Op::Call => self.call(),
+            Op::Ret => self.ret(),
+            Op::JmpFar => self.jump_far(),
+            Op::CallFar => self.call_far(),
+            Op::RetFar => self.ret_far(),
+            Op::Iret => self.iret(),
+            Op::Int3 | Op::Int | Op::Into => self.interrupt(),
+            Op::MovSeg => self.mov_segment(),
+            Op::PopSeg => self.pop_segment(),
+            Op::LoadFar => self.load_far(),
+            Op::Cli | Op::Sti => self.change_interrupt_flag(),
+            Op::MovCr => self.mov_control(),
+            Op::MovDr => self.mov_debug(),
+            Op::Clts | Op::Lmsw => self.machine_status(),
+            Op::Smsw | Op::Sldt | Op::Str => self.store_system(),
+            Op::Sgdt | Op::Sidt => self.store_table(),
+            Op::Lgdt | Op::Lidt => self.load_table(),
+            Op::Lldt => self.load_system_segment(SystemReg::Ldtr),
+            Op::Ltr => self.load_system_segment(SystemReg::Tr),
+            Op::Invlpg => self.invalidate_page(),
+            Op::Invd | Op::Wbinvd => self.flush_caches(),
+            Op::Cpuid => self.cpuid(),
+            Op::Rdmsr => self.read_msr(),
+            Op::Wrmsr => self.write_msr(),
+            Op::Hlt => self.halt(),
             Op::Nop | Op::Pause => self.retire(),
             Op::Clflush => self.clflush(),
             Op::Movs | Op::Cmps | Op::Stos | Op::Lods | Op::Scas | Op::Ins | Op::Outs => {
@@ -138,7 +181,7 @@ impl<M: Machine> Exec<'_, M> {
 
     /// The value of a source operand of `size` bytes.
     #[inline]
-    fn load(&mut self, operand: Operand, size: u8) -> Result<u64, Stop> {
+    pub(super) fn load(&mut self, operand: Operand, size: u8) -> Result<u64, Stop> {
         match operand {
             Operand::Reg(_) => Ok(self.reg(operand, size)),
             Operand::Imm => Ok(truncate(self.insn.imm, size)),
@@ -153,7 +196,7 @@ impl<M: Machine> Exec<'_, M> {
 
     /// Writes a destination that was not read.
     #[inline]
-    fn store(&mut self, operand: Operand, size: u8, value: u64) -> Result<(), Stop> {
+    pub(super) fn store(&mut self, operand: Operand, size: u8, value: u64) -> Result<(), Stop> {
         if operand == Operand::Mem {
             let linear = self.operand_address(size, Access::Write)?;
             return self.write(linear, size, value);
@@ -523,52 +566,6 @@ impl<M: Machine> Exec<'_, M> {
             let sign = (alu::sign_extend(rax, size) as i64 >> 63) as u64;
             self.set_reg(Operand::Reg(Gpr::Rdx as u8), size, sign);
         }
-        self.retire()
-    }
-
-    /// The width of the stack pointer in bytes.
-    fn stack_size(&self) -> u8 {
-        if self.insn.mode == Mode::Long {
-            8
-        } else if self.m.segment(SegReg::Ss).ar & ar::DB != 0 {
-            4
-        } else {
-            2
-        }
-    }
-
-    fn push(&mut self) -> Result<Done, Stop> {
-        let size = self.insn.op_size;
-        let value = self.load(self.insn.src, size)?;
-        let width = self.stack_size();
-        let sp = self.m.gpr(Gpr::Rsp).wrapping_sub(u64::from(size));
-        let linear = self.data_address(SegReg::Ss, truncate(sp, width), size, Access::Write)?;
-        self.write(linear, size, value)?;
-        self.set_reg(Operand::Reg(Gpr::Rsp as u8), width, sp);
-        self.retire()
-    }
-
-    fn pop(&mut self) -> Result<Done, Stop> {
-        let insn = self.insn;
-        let size = insn.op_size;
-        let width = self.stack_size();
-        let old = self.m.gpr(Gpr::Rsp);
-        let linear = self.data_address(SegReg::Ss, truncate(old, width), size, Access::Read)?;
-        let value = self.read(linear, size, Access::Read)?;
-        let step = u64::from(size);
-        if insn.dst == Operand::Mem {
-            // A destination that RSP addresses is where the new RSP says.
-            let mut moved = *insn;
-            if insn.mem.base == Gpr::Rsp as u8 {
-                moved.mem.disp = moved.mem.disp.wrapping_add(step);
-            }
-            let offset = effective(self.m, &moved, self.next_rip);
-            let to = self.data_address(insn.mem.seg, offset, size, Access::Write)?;
-            self.write(to, size, value)?;
-        }
-        self.set_reg(Operand::Reg(Gpr::Rsp as u8), width, old.wrapping_add(step));
-        // After RSP, so that POP of RSP takes the value.
-        self.set_reg(insn.dst, size, value);
         self.retire()
     }
 

@@ -7,8 +7,8 @@ use crate::model::x86::{Gpr, SegReg};
 
 /// What an instruction does; the encodings that do the same share one.
 ///
-/// Those in the last part are decoded, for their length and operands, but not executed here: they end
-/// in exits of their own.
+/// Those in the last part are decoded, for their length and operands, but not executed here: they
+/// access no memory, and end in exits of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
@@ -59,7 +59,7 @@ pub enum Op {
     /// BTC.
     Btc,
 
-    /// MOV of every form but control and debug registers; MOVNTI.
+    /// MOV of every form but segment, control and debug registers as destination; MOVNTI.
     Mov,
     /// MOVZX.
     Movzx,
@@ -125,6 +125,61 @@ pub enum Op {
     Pause,
     /// CLFLUSH, CLFLUSHOPT and CLWB.
     Clflush,
+    /// PUSHA.
+    Pusha,
+    /// POPA.
+    Popa,
+    /// PUSHF.
+    Pushf,
+    /// POPF.
+    Popf,
+    /// ENTER; the immediate has the bytes to allocate, and the nesting level from bit 16 on.
+    Enter,
+    /// LEAVE.
+    Leave,
+    /// SAHF.
+    Sahf,
+    /// LAHF.
+    Lahf,
+    /// XLAT.
+    Xlat,
+    /// BOUND.
+    Bound,
+    /// DAA.
+    Daa,
+    /// DAS.
+    Das,
+    /// AAA.
+    Aaa,
+    /// AAS.
+    Aas,
+    /// AAM.
+    Aam,
+    /// AAD.
+    Aad,
+    /// SALC: AL becomes all CF.
+    Salc,
+    /// CMC.
+    Cmc,
+    /// CLC.
+    Clc,
+    /// STC.
+    Stc,
+    /// CLD.
+    Cld,
+    /// STD.
+    Std,
+
+    /// Jcc.
+    Jcc,
+    /// LOOPNE, LOOPE, LOOP and JCXZ by the low two bits of [`Insn::cond`].
+    Loop,
+    /// JMP within the code segment.
+    Jmp,
+    /// CALL within the code segment.
+    Call,
+    /// RET within the code segment.
+    Ret,
 
     /// MOVS.
     Movs,
@@ -160,6 +215,31 @@ pub enum Op {
     /// Store of the high half of an XMM register.
     VecStoreHigh,
 
+    /// JMP to another code segment; an immediate has the offset, and the selector from bit 32 on.
+    JmpFar,
+    /// CALL to another code segment, encoded as [`Op::JmpFar`].
+    CallFar,
+    /// RET to another code segment.
+    RetFar,
+    /// IRET of every size.
+    Iret,
+    /// INT3.
+    Int3,
+    /// INT n.
+    Int,
+    /// INTO.
+    Into,
+    /// MOV to a segment register.
+    MovSeg,
+    /// POP to a segment register.
+    PopSeg,
+    /// LES, LDS, LSS, LFS and LGS; the segment register is [`Insn::third`].
+    LoadFar,
+
+    /// CLI.
+    Cli,
+    /// STI.
+    Sti,
     /// MOV from or to a control register.
     MovCr,
     /// MOV from or to a debug register.
@@ -178,6 +258,14 @@ pub enum Op {
     Lgdt,
     /// LIDT.
     Lidt,
+    /// SLDT.
+    Sldt,
+    /// STR.
+    Str,
+    /// LLDT.
+    Lldt,
+    /// LTR.
+    Ltr,
     /// INVLPG.
     Invlpg,
     /// INVD.
@@ -190,14 +278,15 @@ pub enum Op {
     Rdmsr,
     /// WRMSR.
     Wrmsr,
+    /// HLT.
+    Hlt,
+
     /// RDTSC.
     Rdtsc,
     /// RDTSCP.
     Rdtscp,
     /// RDPMC.
     Rdpmc,
-    /// HLT.
-    Hlt,
     /// MONITOR.
     Monitor,
     /// MWAIT.
@@ -210,16 +299,16 @@ pub enum Op {
     Vmcall,
     /// VMMCALL (SVM).
     Vmmcall,
-    /// INT3.
-    Int3,
-    /// INT n.
-    Int,
-    /// INTO.
-    Into,
     /// INT1, also known as ICEBP.
     Int1,
-    /// IRET of every size.
-    Iret,
+    /// SYSCALL.
+    Syscall,
+    /// SYSRET.
+    Sysret,
+    /// SYSENTER.
+    Sysenter,
+    /// SYSEXIT.
+    Sysexit,
     /// UD2.
     Ud2,
 }
@@ -343,6 +432,16 @@ impl Insn {
             },
             imm: 0,
         }
+    }
+
+    /// Whether it reads or writes segment registers for more than to address memory.
+    pub const fn uses_segments(&self) -> bool {
+        let named = matches!(self.src, Operand::Seg(_)) || matches!(self.dst, Operand::Seg(_));
+        named
+            || matches!(
+                self.op,
+                Op::LoadFar | Op::JmpFar | Op::CallFar | Op::RetFar | Op::Iret
+            )
     }
 
     /// Whether `bit` of [`prefix`] is set.

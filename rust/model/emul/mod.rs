@@ -27,11 +27,18 @@
 
 pub mod addr;
 pub mod alu;
+pub mod breakpoint;
+mod control;
 pub mod decode;
 mod exec;
+mod flags;
+mod flow;
 pub mod insn;
 mod modrm;
 mod muldiv;
+mod privileged;
+mod segment;
+mod stack;
 mod string;
 mod system;
 mod table;
@@ -43,6 +50,7 @@ pub use addr::split_at_page;
 pub use decode::{decode, DecodeError, MAX_LEN};
 pub use exec::execute;
 pub use insn::{prefix, Insn, Mem, Op, Operand};
+pub use privileged::{Interrupt, Shadow, System, SystemReg, Table, TableReg};
 
 use super::x86::{ar, cr0, cr4, efer, rflags, Exception, Gpr, SegReg, Segment};
 
@@ -101,6 +109,8 @@ pub enum Stop {
     Fault(Exception),
     /// Userspace must answer a read first; then the instruction is to be emulated again.
     NeedUser,
+    /// Something changed meanwhile: the guest is to try the instruction again.
+    Retry,
     /// It is not one that is emulated here, or not in this mode.
     Unhandled,
 }
@@ -120,7 +130,7 @@ pub enum Done {
 /// Memory accesses never have more than [`MAX_ACCESS`] bytes, but may cross a page: the machine must
 /// find both pages accessible before it changes either ([`split_at_page`]). In modes other than
 /// [`Mode::Long`] linear addresses are below 4 GiB, and bytes after the last continue at 0.
-pub trait Machine {
+pub trait Machine: System {
     /// A general register, all 64 bits.
     fn gpr(&self, reg: Gpr) -> u64;
 

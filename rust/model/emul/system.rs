@@ -77,13 +77,16 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// C4 and C5. Outside 64-bit mode they are LES and LDS unless the next byte says register form.
+    /// Whether C4 or C5 is VEX: outside 64-bit mode it is LES or LDS unless the next byte says register
+    /// form.
+    #[cold]
+    pub(super) fn is_vex(&self) -> Result<bool, DecodeError> {
+        Ok(self.peek()? & 0xc0 == 0xc0 || self.is_long())
+    }
+
+    /// The rest of a VEX instruction.
     #[cold]
     pub(super) fn vex(&mut self, first: u8) -> Result<(), DecodeError> {
-        let second = self.peek()?;
-        if !self.is_long() && second & 0xc0 != 0xc0 {
-            return Err(DecodeError::Unsupported);
-        }
         let no_vex = matches!(self.insn.mode, Mode::Real | Mode::Virtual8086);
         if no_vex || self.insn.prefix != 0 || self.opsize || self.rex != 0 {
             return Err(DecodeError::Invalid);

@@ -59,6 +59,10 @@ pub(super) enum Form {
     MCl,
     /// r/m, segment register.
     Ms,
+    /// Segment register, r/m.
+    Sm,
+    /// reg and a segment register, far pointer in memory.
+    Rsm,
     /// Accumulator, immediate of the operand size.
     Ai,
     /// Register in the opcode.
@@ -73,6 +77,22 @@ pub(super) enum Form {
     I8,
     /// Zero-extended byte as source.
     U8,
+    /// Zero-extended word as source.
+    U16,
+    /// No explicit operands; near branches have rules of their own for the operand size.
+    Near,
+    /// The same, and a zero-extended word as source.
+    NearU16,
+    /// The same, and a sign-extended byte, added to RIP.
+    NearI8,
+    /// The same, and a sign-extended immediate of the operand size, 4 bytes at most, added to RIP.
+    NearI,
+    /// Offset of the operand size and selector.
+    Far,
+    /// Word and byte.
+    U16U8,
+    /// Segment register in the opcode.
+    S,
     /// Accumulator, absolute address.
     Fd,
     /// Absolute address, accumulator.
@@ -86,7 +106,7 @@ pub(super) enum Form {
 impl Form {
     /// Whether a ModRM byte comes first.
     pub(super) fn has_modrm(self) -> bool {
-        self >= Self::Mr && self <= Self::Ms
+        self >= Self::Mr && self <= Self::Rsm
     }
 }
 
@@ -120,6 +140,8 @@ pub(super) enum Group {
     G11,
     /// 0F AE.
     G15,
+    /// 0F 00.
+    G6,
 }
 
 /// Operand size is one byte.
@@ -225,11 +247,25 @@ const fn one_byte() -> [Entry; 256] {
         t[prefixes[i]] = e(Op::None, Form::Prefix, 0);
         i += 1;
     }
+    // 0F, where POP CS would be, leads to the next table.
+    let mut i = 0;
+    while i < 4 {
+        t[i * 8 + 6] = e(Op::Push, Form::S, NO64);
+        t[i * 8 + 7] = e(Op::PopSeg, Form::S, NO64);
+        i += 1;
+    }
     t[0x0f] = e(Op::None, Form::Escape, 0);
+    t[0x27] = e(Op::Daa, Form::Zo, NO64);
+    t[0x2f] = e(Op::Das, Form::Zo, NO64);
+    t[0x37] = e(Op::Aaa, Form::Zo, NO64);
+    t[0x3f] = e(Op::Aas, Form::Zo, NO64);
     run(&mut t, 0x40, 8, e(Op::Inc, Form::O, NO64));
     run(&mut t, 0x48, 8, e(Op::Dec, Form::O, NO64));
     run(&mut t, 0x50, 8, e(Op::Push, Form::O, D64));
     run(&mut t, 0x58, 8, e(Op::Pop, Form::O, D64));
+    t[0x60] = e(Op::Pusha, Form::Zo, NO64);
+    t[0x61] = e(Op::Popa, Form::Zo, NO64);
+    t[0x62] = e(Op::Bound, Form::Rm, NO64 | MEM);
     t[0x63] = e(Op::Movsx, Form::Rm, ONLY64);
     t[0x68] = e(Op::Push, Form::I, D64);
     t[0x69] = e(Op::Imul, Form::Rmi, 0);
@@ -237,6 +273,7 @@ const fn one_byte() -> [Entry; 256] {
     t[0x6b] = e(Op::Imul, Form::Rmi8, 0);
     pair(&mut t, 0x6c, Op::Ins, Form::Port, 0);
     pair(&mut t, 0x6e, Op::Outs, Form::String, 0);
+    run(&mut t, 0x70, 16, e(Op::Jcc, Form::NearI8, 0));
     group_pair(&mut t, 0x80, Group::G1);
     t[0x82] = group(Group::G1, BYTE | NO64);
     t[0x83] = group(Group::G1Byte, 0);
@@ -246,10 +283,16 @@ const fn one_byte() -> [Entry; 256] {
     pair(&mut t, 0x8a, Op::Mov, Form::Rm, 0);
     t[0x8c] = e(Op::Mov, Form::Ms, 0);
     t[0x8d] = e(Op::Lea, Form::Rm, MEM);
+    t[0x8e] = e(Op::MovSeg, Form::Sm, 0);
     t[0x8f] = group(Group::G1a, D64);
     run(&mut t, 0x90, 8, e(Op::Xchg, Form::Ao, 0));
     t[0x98] = e(Op::Cbw, Form::Zo, 0);
     t[0x99] = e(Op::Cwd, Form::Zo, 0);
+    t[0x9a] = e(Op::CallFar, Form::Far, NO64);
+    t[0x9c] = e(Op::Pushf, Form::Zo, D64);
+    t[0x9d] = e(Op::Popf, Form::Zo, D64);
+    t[0x9e] = e(Op::Sahf, Form::Zo, 0);
+    t[0x9f] = e(Op::Lahf, Form::Zo, 0);
     pair(&mut t, 0xa0, Op::Mov, Form::Fd, 0);
     pair(&mut t, 0xa2, Op::Mov, Form::Td, 0);
     pair(&mut t, 0xa4, Op::Movs, Form::String, 0);
@@ -261,21 +304,43 @@ const fn one_byte() -> [Entry; 256] {
     run(&mut t, 0xb0, 8, e(Op::Mov, Form::Oi, BYTE));
     run(&mut t, 0xb8, 8, e(Op::Mov, Form::Oi, 0));
     group_pair(&mut t, 0xc0, Group::G2Imm);
+    t[0xc2] = e(Op::Ret, Form::NearU16, 0);
+    t[0xc3] = e(Op::Ret, Form::Near, 0);
     t[0xc4] = e(Op::None, Form::Vex, 0);
     t[0xc5] = e(Op::None, Form::Vex, 0);
     group_pair(&mut t, 0xc6, Group::G11);
+    t[0xc8] = e(Op::Enter, Form::U16U8, D64);
+    t[0xc9] = e(Op::Leave, Form::Zo, D64);
+    t[0xca] = e(Op::RetFar, Form::U16, 0);
+    t[0xcb] = e(Op::RetFar, Form::Zo, 0);
     t[0xcc] = e(Op::Int3, Form::Zo, 0);
     t[0xcd] = e(Op::Int, Form::U8, 0);
     t[0xce] = e(Op::Into, Form::Zo, NO64);
     t[0xcf] = e(Op::Iret, Form::Zo, 0);
     group_pair(&mut t, 0xd0, Group::G2One);
     group_pair(&mut t, 0xd2, Group::G2Cl);
+    t[0xd4] = e(Op::Aam, Form::U8, NO64);
+    t[0xd5] = e(Op::Aad, Form::U8, NO64);
+    t[0xd6] = e(Op::Salc, Form::Zo, NO64);
+    t[0xd7] = e(Op::Xlat, Form::String, BYTE);
+    run(&mut t, 0xe0, 4, e(Op::Loop, Form::NearI8, 0));
     pair(&mut t, 0xe4, Op::In, Form::PortU8, 0);
     pair(&mut t, 0xe6, Op::Out, Form::PortU8, 0);
+    t[0xe8] = e(Op::Call, Form::NearI, 0);
+    t[0xe9] = e(Op::Jmp, Form::NearI, 0);
+    t[0xea] = e(Op::JmpFar, Form::Far, NO64);
+    t[0xeb] = e(Op::Jmp, Form::NearI8, 0);
     pair(&mut t, 0xec, Op::In, Form::Port, 0);
     pair(&mut t, 0xee, Op::Out, Form::Port, 0);
     t[0xf1] = e(Op::Int1, Form::Zo, 0);
     t[0xf4] = e(Op::Hlt, Form::Zo, 0);
+    t[0xf5] = e(Op::Cmc, Form::Zo, 0);
+    t[0xf8] = e(Op::Clc, Form::Zo, 0);
+    t[0xf9] = e(Op::Stc, Form::Zo, 0);
+    t[0xfa] = e(Op::Cli, Form::Zo, 0);
+    t[0xfb] = e(Op::Sti, Form::Zo, 0);
+    t[0xfc] = e(Op::Cld, Form::Zo, 0);
+    t[0xfd] = e(Op::Std, Form::Zo, 0);
     group_pair(&mut t, 0xf6, Group::G3);
     t[0xfe] = group(Group::G4, BYTE);
     t[0xff] = group(Group::G5, 0);
@@ -287,8 +352,11 @@ pub(super) static TWO_BYTE: [Entry; 256] = two_byte();
 
 const fn two_byte() -> [Entry; 256] {
     let mut t = [MISSING; 256];
+    t[0x00] = group(Group::G6, 0);
     t[0x01] = e(Op::None, Form::Group7, 0);
+    t[0x05] = e(Op::Syscall, Form::Zo, 0);
     t[0x06] = e(Op::Clts, Form::Zo, 0);
+    t[0x07] = e(Op::Sysret, Form::Zo, 0);
     t[0x08] = e(Op::Invd, Form::Zo, 0);
     t[0x09] = e(Op::Wbinvd, Form::Zo, 0);
     t[0x0b] = e(Op::Ud2, Form::Zo, 0);
@@ -311,19 +379,29 @@ const fn two_byte() -> [Entry; 256] {
     t[0x31] = e(Op::Rdtsc, Form::Zo, 0);
     t[0x32] = e(Op::Rdmsr, Form::Zo, 0);
     t[0x33] = e(Op::Rdpmc, Form::Zo, 0);
+    t[0x34] = e(Op::Sysenter, Form::Zo, 0);
+    t[0x35] = e(Op::Sysexit, Form::Zo, 0);
     run(&mut t, 0x40, 16, e(Op::Cmovcc, Form::Rm, 0));
+    run(&mut t, 0x80, 16, e(Op::Jcc, Form::NearI, 0));
     run(&mut t, 0x90, 16, e(Op::Setcc, Form::M, BYTE));
+    t[0xa0] = e(Op::Push, Form::S, D64);
+    t[0xa1] = e(Op::PopSeg, Form::S, D64);
     t[0xa2] = e(Op::Cpuid, Form::Zo, 0);
     t[0xa3] = e(Op::Bt, Form::Mr, 0);
     t[0xa4] = e(Op::Shld, Form::Mri8, 0);
     t[0xa5] = e(Op::Shld, Form::MrCl, 0);
+    t[0xa8] = e(Op::Push, Form::S, D64);
+    t[0xa9] = e(Op::PopSeg, Form::S, D64);
     t[0xab] = e(Op::Bts, Form::Mr, LOCK);
     t[0xac] = e(Op::Shrd, Form::Mri8, 0);
     t[0xad] = e(Op::Shrd, Form::MrCl, 0);
     t[0xae] = group(Group::G15, NO_REP);
     t[0xaf] = e(Op::Imul, Form::Rm, 0);
     pair(&mut t, 0xb0, Op::Cmpxchg, Form::Mr, LOCK);
+    t[0xb2] = e(Op::LoadFar, Form::Rsm, MEM);
     t[0xb3] = e(Op::Btr, Form::Mr, LOCK);
+    t[0xb4] = e(Op::LoadFar, Form::Rsm, MEM);
+    t[0xb5] = e(Op::LoadFar, Form::Rsm, MEM);
     t[0xb6] = e(Op::Movzx, Form::Rm, 0);
     t[0xb7] = e(Op::Movzx, Form::Rm, 0);
     t[0xba] = group(Group::G8, 0);
@@ -338,6 +416,9 @@ const fn two_byte() -> [Entry; 256] {
     run(&mut t, 0xc8, 8, e(Op::Bswap, Form::O, 0));
     t
 }
+
+/// LES and LDS, which share their opcodes with VEX.
+pub(super) const LOAD_FAR: Entry = e(Op::LoadFar, Form::Rsm, MEM);
 
 /// The opcodes after 0F 38 that are known, `None` for the rest.
 pub(super) const fn after_0f38(opcode: u8) -> Option<Entry> {
@@ -363,7 +444,7 @@ impl Entry {
 
 /// A power of two, so that indexing costs no check.
 const GROUP_COUNT: usize = 16;
-const _: () = assert!((Group::G15 as usize) < GROUP_COUNT);
+const _: () = assert!((Group::G6 as usize) < GROUP_COUNT);
 
 static GROUPS: [[Entry; 8]; GROUP_COUNT] = groups();
 
@@ -404,7 +485,15 @@ const fn groups() -> [[Entry; 8]; GROUP_COUNT] {
     g[Group::G4 as usize][1] = e(Op::Dec, Form::M, LOCK);
     g[Group::G5 as usize][0] = e(Op::Inc, Form::M, LOCK);
     g[Group::G5 as usize][1] = e(Op::Dec, Form::M, LOCK);
+    g[Group::G5 as usize][2] = e(Op::Call, Form::M, 0);
+    g[Group::G5 as usize][3] = e(Op::CallFar, Form::M, MEM);
+    g[Group::G5 as usize][4] = e(Op::Jmp, Form::M, 0);
+    g[Group::G5 as usize][5] = e(Op::JmpFar, Form::M, MEM);
     g[Group::G5 as usize][6] = e(Op::Push, Form::M, D64);
+    g[Group::G6 as usize][0] = e(Op::Sldt, Form::M, 0);
+    g[Group::G6 as usize][1] = e(Op::Str, Form::M, 0);
+    g[Group::G6 as usize][2] = e(Op::Lldt, Form::M, 0);
+    g[Group::G6 as usize][3] = e(Op::Ltr, Form::M, 0);
     g[Group::G8 as usize][4] = e(Op::Bt, Form::Mu8, 0);
     g[Group::G8 as usize][5] = e(Op::Bts, Form::Mu8, LOCK);
     g[Group::G8 as usize][6] = e(Op::Btr, Form::Mu8, LOCK);

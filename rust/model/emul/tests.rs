@@ -4,8 +4,10 @@
 
 mod device;
 mod encodings;
+mod flow;
 mod segments;
 mod strings;
+mod system;
 
 use super::*;
 use crate::model::x86::{pf, xcr0};
@@ -51,6 +53,8 @@ struct Pc {
     interrupted: bool,
     /// How many locked updates lose a race.
     races: u32,
+    /// What system instructions act on.
+    system: system::Registers,
 }
 
 impl Pc {
@@ -84,6 +88,7 @@ impl Pc {
             read_only_from: u64::MAX,
             interrupted: false,
             races: 0,
+            system: system::Registers::default(),
         }
     }
 

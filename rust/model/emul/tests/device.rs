@@ -155,13 +155,14 @@ fn vector_moves_reach_devices() {
 
 #[test]
 fn what_is_not_known_is_refused() {
-    let codes: [&[u8]; 6] = [
-        &[0xf4],
-        &[0x0f, 0xa2],
+    let codes: [&[u8]; 7] = [
+        &[0x0f, 0x05],
+        &[0x0f, 0x31],
         &[0xd9, 0x07],
-        &[0xff, 0x17],
+        &[0x48, 0xff, 0x1f],
         &[0x0f, 0x6f, 0x07],
-        &[0xe8, 0, 0, 0, 0],
+        &[0x66, 0xe8, 0, 0, 0, 0],
+        &[0xc8, 0, 0, 1],
     ];
     for code in codes {
         let mut pc = Pc::new(LONG).with(Gpr::Rdi, RAM);

@@ -361,7 +361,7 @@ fn exchanges_conditions_and_stack() {
             ("6a ff", "Push8 0xffffffffffffffff"),
             ("ff 37", "Push8 Ds8[r7]"),
             ("8f 07", "Pop8 Ds8[r7]"),
-            ("ff 17", "Unsupported"),
+            ("ff 17", "Call8 Ds8[r7]"),
             ("0f 1f 44 00 00", "Nop4 Ds8[r0+r0*1]"),
             ("0f ae 3f", "Clflush4 Ds8[r7]"),
             // SFENCE.
@@ -447,13 +447,16 @@ fn vector_moves() {
     check(
         Mode::Protected32,
         &[
-            ("c5 07", "Unsupported"),
+            ("c5 07", "LoadFar4 r0 Ds4[r7] Ds"),
             ("c5 f8 10 07", "vex VecLoad16 v0 Ds4[r7]"),
         ],
     );
     check(
         Mode::Real,
-        &[("c5 07", "Unsupported"), ("c5 f8 10 07", "Invalid")],
+        &[
+            ("c5 07", "LoadFar2 r0 Ds2[r3] Ds"),
+            ("c5 f8 10 07", "Invalid"),
+        ],
     );
 }
 
@@ -495,6 +498,90 @@ fn system_instructions() {
             ("48 cf", "Iret8"),
             ("ce", "Invalid"),
             ("0f 0b", "Ud24"),
+        ],
+    );
+}
+
+#[test]
+fn branches_and_segments() {
+    check(
+        Mode::Long,
+        &[
+            ("74 fe", "Jcc8 0xfffffffffffffffe"),
+            ("0f 85 00 01 00 00", "Jcc8 0x100"),
+            ("e2 10", "Loop8 0x10"),
+            ("67 e3 10", "Loop8 0x10"),
+            ("e8 00 00 00 80", "Call8 0xffffffff80000000"),
+            ("e9 10 00 00 00", "Jmp8 0x10"),
+            ("eb 80", "Jmp8 0xffffffffffffff80"),
+            ("ff d0", "Call8 r0"),
+            ("41 ff 27", "Jmp8 Ds8[r15]"),
+            ("c3", "Ret8"),
+            ("c2 00 80", "Ret8 0x8000"),
+            // What 66 does to near branches depends on the vendor; so does REX.W with far ones.
+            ("66 74 fe", "Unsupported"),
+            ("66 c3", "Unsupported"),
+            ("66 ff d0", "Unsupported"),
+            ("48 ff 1f", "Unsupported"),
+            ("48 0f b2 07", "Unsupported"),
+            ("ff 1f", "CallFar4 Ds8[r7]"),
+            ("66 ff 2f", "JmpFar2 Ds8[r7]"),
+            ("ff ef", "Unsupported"),
+            ("48 cb", "RetFar8"),
+            ("ca 04 00", "RetFar4 0x4"),
+            ("c8 10 00 01", "Enter8 0x10010"),
+            ("66 c9", "Leave2"),
+            ("9c", "Pushf8"),
+            ("66 9d", "Popf2"),
+            ("0f a0", "Push8 Fs"),
+            ("0f a9", "PopSeg8 Gs"),
+            ("0f b4 07", "LoadFar4 r0 Ds8[r7] Fs"),
+            ("8e d8", "MovSeg2 Ds r0"),
+            ("44 8e 07", "MovSeg2 Es Ds8[r7]"),
+            ("8e c8", "Invalid"),
+            ("64 d7", "Xlat1"),
+            ("0f 00 d0", "Lldt2 r0"),
+            ("0f 00 1f", "Ltr2 Ds8[r7]"),
+            ("0f 00 c0", "Sldt4 r0"),
+            ("48 0f 00 0f", "Str2 Ds8[r7]"),
+            ("0f 05", "Syscall4"),
+            ("06", "Invalid"),
+            ("60", "Invalid"),
+            ("9a 00 00 00 00 00 00", "Invalid"),
+            ("d4 0a", "Invalid"),
+            // EVEX.
+            ("62 f1 7c 48 10 07", "Unsupported"),
+        ],
+    );
+    check(
+        Mode::Protected32,
+        &[
+            ("66 74 fe", "Jcc2 0xfffffffffffffffe"),
+            ("66 e8 00 80", "Call2 0xffffffffffff8000"),
+            ("9a 04 03 02 01 08 00", "CallFar4 0x801020304"),
+            ("66 ea 02 01 08 00", "JmpFar2 0x800000102"),
+            ("06", "Push4 Es"),
+            ("1f", "PopSeg4 Ds"),
+            ("17", "PopSeg4 Ss"),
+            ("c4 07", "LoadFar4 r0 Ds4[r7] Es"),
+            ("60", "Pusha4"),
+            ("66 61", "Popa2"),
+            ("62 07", "Bound4 r0 Ds4[r7]"),
+            ("27", "Daa4"),
+            ("d5 0a", "Aad4 0xa"),
+            ("d6", "Salc4"),
+            ("f5", "Cmc4"),
+            // ARPL.
+            ("63 07", "Unsupported"),
+        ],
+    );
+    check(
+        Mode::Real,
+        &[
+            ("ea 02 01 08 00", "JmpFar2 0x800000102"),
+            ("66 ea 04 03 02 01 08 00", "JmpFar4 0x801020304"),
+            ("0e", "Push2 Cs"),
+            ("f0 ff 1f", "Invalid"),
         ],
     );
 }

@@ -3,8 +3,8 @@
 //! A machine in ordinary memory for the executor: a 64-bit user program with one data buffer.
 
 use crate::trampoline::{DATA, DATA_LEN};
-use vireo_model::model::emul::{Access, Machine, Mode, Stop};
-use vireo_model::model::x86::{cr0, cr4, pf, rflags, xcr0, Exception, Gpr, SegReg, Segment};
+use vireo_model::model::emul::{Access, Machine, Mode, Stop, System};
+use vireo_model::model::x86::{cr0, cr4, efer, pf, rflags, xcr0, Exception, Gpr, SegReg, Segment};
 
 /// The machine.
 #[derive(Clone, PartialEq)]
@@ -20,6 +20,8 @@ pub struct Soft {
     pub stop_after: u32,
     /// After so many more accesses, they need userspace.
     pub budget: u32,
+    /// Writes have been probed: they no longer count.
+    pub probed: bool,
 }
 
 impl Soft {
@@ -35,6 +37,7 @@ impl Soft {
             segments: Self::flat_segments(),
             stop_after: 0,
             budget: u32::MAX,
+            probed: false,
         }
     }
 
@@ -47,13 +50,21 @@ impl Soft {
     }
 
     fn range(&mut self, linear: u64, len: usize, write: bool) -> Result<usize, Stop> {
-        self.budget = self.budget.checked_sub(1).ok_or(Stop::NeedUser)?;
+        if !write || !self.probed {
+            self.budget = self.budget.checked_sub(1).ok_or(Stop::NeedUser)?;
+        }
         let at = linear.wrapping_sub(DATA) as usize;
         if at < DATA_LEN && at + len <= DATA_LEN {
             return Ok(at);
         }
         let code = if write { pf::W | pf::U } else { pf::U };
         Err(Stop::Fault(Exception::page_fault(linear, code)))
+    }
+}
+
+impl System for Soft {
+    fn efer(&self) -> u64 {
+        efer::LMA
     }
 }
 
@@ -124,7 +135,9 @@ impl Machine for Soft {
     }
 
     fn probe_write(&mut self, linear: u64, len: u8) -> Result<(), Stop> {
-        self.range(linear, len.into(), true).map(|_| ())
+        self.range(linear, len.into(), true)?;
+        self.probed = true;
+        Ok(())
     }
 
     fn cmpxchg(&mut self, linear: u64, old: &[u8], new: &[u8]) -> Result<bool, Stop> {

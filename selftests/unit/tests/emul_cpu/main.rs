@@ -18,10 +18,24 @@ use local::Local;
 use machine::Soft;
 use random::{is_vector, Case, Place};
 use rng::Rng;
-use trampoline::{Cpu, LocalCode, Outcome, State, CODE, DATA};
+use trampoline::{Cpu, LocalCode, Outcome, State, CODE, DATA, LANDING};
 use vireo_model::model::emul::{execute, prefix, Done, Insn, Mode, Op, Operand, Stop};
 use vireo_model::model::x86::rflags::{self, AF, CF, OF, PF, SF, STATUS, ZF};
 use vireo_model::model::x86::{vector, Gpr, SegReg};
+
+/// What 64-bit mode does not have.
+const NOT_IN_64_BIT: [Op; 10] = [
+    Op::Pusha,
+    Op::Popa,
+    Op::Bound,
+    Op::Daa,
+    Op::Das,
+    Op::Aaa,
+    Op::Aas,
+    Op::Aam,
+    Op::Aad,
+    Op::Salc,
+];
 
 /// Cases of the test that abandons instructions.
 const ABANDONED_CASES: u32 = 100_000;
@@ -70,6 +84,9 @@ fn undefined_flags(insn: &Insn, before: &State) -> u64 {
         Op::Bsf | Op::Bsr => OF | SF | AF | PF | CF,
         Op::Mul | Op::Imul | Op::Imul1 => SF | ZF | AF | PF,
         Op::Div | Op::Idiv => STATUS,
+        Op::Daa | Op::Das => OF,
+        Op::Aaa | Op::Aas => OF | SF | ZF | PF,
+        Op::Aam | Op::Aad => OF | AF | CF,
         _ => 0,
     }
 }
@@ -101,7 +118,7 @@ fn signal_of(stop: Stop) -> i32 {
     match exception.vector {
         vector::DE => libc::SIGFPE,
         vector::UD => libc::SIGILL,
-        vector::GP | vector::PF => libc::SIGSEGV,
+        vector::GP | vector::PF | vector::BR => libc::SIGSEGV,
         vector::SS | vector::AC => libc::SIGBUS,
         _ => 0,
     }
@@ -123,7 +140,7 @@ struct Comparison<'a> {
     rng: Rng,
     soft: Soft,
     faults: u64,
-    seen: [u64; Op::MovCr as usize],
+    seen: [u64; Op::Ud2 as usize],
 }
 
 impl<'a> Comparison<'a> {
@@ -137,7 +154,7 @@ impl<'a> Comparison<'a> {
             rng,
             soft,
             faults: 0,
-            seen: [0; Op::MovCr as usize],
+            seen: [0; Op::Ud2 as usize],
         }
     }
 
@@ -154,9 +171,16 @@ impl<'a> Comparison<'a> {
             bytes,
             insn,
             target,
+            poke,
         } = random::case(rng, &place, &mut state);
         self.seen[insn.op as usize] += 1;
         prepare(rng, &insn, target, &mut state, soft);
+        if let Some((linear, value, len)) = poke {
+            let at = (linear - DATA) as usize;
+            for data in [cpu.data(), &mut soft.data[..]] {
+                data[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+            }
+        }
         let before = state;
         soft.gpr = state.gpr;
         soft.rip = place.rip;
@@ -173,6 +197,11 @@ impl<'a> Comparison<'a> {
         };
 
         match (result, outcome) {
+            // INT3 was executed where the branch led.
+            (Ok(()), Outcome::Signal(libc::SIGTRAP, offset)) => {
+                let landed = (soft.rip - place.rip, LANDING + 1);
+                assert_eq!(landed, (LANDING, offset), "{}", context());
+            }
             (Ok(()), Outcome::Retired) => {
                 assert_eq!(soft.rip, place.rip + u64::from(insn.len), "{}", context());
             }
@@ -202,7 +231,8 @@ impl<'a> Comparison<'a> {
                 context()
             );
         }
-        let mask = (STATUS | rflags::DF) & !undefined_flags(&insn, &before);
+        let shown = STATUS | rflags::DF | rflags::NT | rflags::AC | rflags::ID;
+        let mask = shown & !undefined_flags(&insn, &before);
         assert_eq!(
             soft.rflags & mask,
             state.rflags & mask,
@@ -214,15 +244,22 @@ impl<'a> Comparison<'a> {
         if is_vector(&insn) {
             assert_eq!(soft.vector, state.vector, "{}", context());
         }
+        // Processors push before they find that the frame has no room, or the target is out of bounds.
+        if matches!(insn.op, Op::Enter | Op::Call) && result.is_err() {
+            soft.data.copy_from_slice(cpu.data());
+        }
         assert!(soft.data == cpu.data(), "memory, {}", context());
     }
 
     /// Every operation must have turned up.
     fn check_coverage(&self) {
-        for op in Op::Add as usize..Op::MovCr as usize {
+        let long = self.soft.mode == Mode::Long;
+        for op in Op::Add as usize..Op::JmpFar as usize {
+            let vectors = Op::VecLoad as usize..=Op::VecStoreHigh as usize;
             let absent = match op {
                 _ if op == Op::Movbe as usize => !is_x86_feature_detected!("movbe"),
-                _ if op >= Op::VecLoad as usize => !random::has_avx(),
+                _ if vectors.contains(&op) => !random::has_avx(),
+                _ if NOT_IN_64_BIT.iter().any(|&other| other as usize == op) => long,
                 _ => (Op::Ins as usize..=Op::Out as usize).contains(&op),
             };
             let times = self.seen[op];
@@ -311,7 +348,9 @@ fn prepare(rng: &mut Rng, insn: &Insn, target: Option<u64>, state: &mut State, s
         state.rflags |= rflags::AC;
     }
     // A quotient that fits.
-    if matches!(insn.op, Op::Div | Op::Idiv) && rng.below(2) == 0 {
+    let rdx = Gpr::Rdx as u8;
+    let free = insn.mem.base != rdx && insn.mem.index != rdx;
+    if matches!(insn.op, Op::Div | Op::Idiv) && free && rng.below(2) == 0 {
         state.gpr[Gpr::Rdx.index()] = rng.below(2);
     }
     // A comparison that succeeds.
@@ -347,25 +386,31 @@ fn abandoned_instructions_leave_no_trace() {
             rip: CODE,
             segments: soft.segments,
         };
-        let Case { insn, target, .. } = random::case(&mut rng, &place, &mut state);
+        let Case {
+            insn, target, poke, ..
+        } = random::case(&mut rng, &place, &mut state);
         prepare(&mut rng, &insn, target, &mut state, &soft);
         soft.gpr = state.gpr;
         soft.rip = CODE;
         soft.rflags = state.rflags;
         soft.vector = state.vector;
+        if let Some((linear, value, len)) = poke {
+            let at = (linear - DATA) as usize;
+            soft.data[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+        }
         // One iteration at a time: those before are committed.
         soft.stop_after = 1;
         let before = soft.clone();
         for budget in 0.. {
-            soft.budget = budget;
+            (soft.budget, soft.probed) = (budget, false);
             if execute(&mut soft, &insn) != Err(Stop::NeedUser) {
                 break;
             }
             abandoned += 1;
-            soft.budget = before.budget;
+            (soft.budget, soft.probed) = (before.budget, before.probed);
             assert!(soft == before, "case {number}, access {budget}: {insn:?}");
         }
-        soft.budget = before.budget;
+        (soft.budget, soft.probed) = (before.budget, before.probed);
     }
     assert!(abandoned > ABANDONED_CASES / 2, "only {abandoned} accesses");
 }

@@ -3,9 +3,9 @@
 //! Random instructions of the supported set, with registers that lead their addresses into the buffer.
 
 use crate::rng::Rng;
-use crate::trampoline::{State, DATA, DATA_LEN};
+use crate::trampoline::{State, DATA, DATA_LEN, LANDING};
 use vireo_model::model::emul::{decode, prefix, Insn, Mem, Mode, Op, Operand, MAX_LEN};
-use vireo_model::model::x86::{rflags, Gpr, SegReg, Segment};
+use vireo_model::model::x86::{ar, rflags, Gpr, SegReg, Segment};
 
 /// An instruction to be run.
 pub struct Case {
@@ -13,6 +13,8 @@ pub struct Case {
     pub insn: Insn,
     /// The address of the memory operand, if it has one other than by string registers.
     pub target: Option<u64>,
+    /// What is to be in memory before: linear address, value, bytes.
+    pub poke: Option<(u64, u64, usize)>,
 }
 
 /// Where an instruction is to run.
@@ -41,6 +43,8 @@ struct Draft {
     len: usize,
     /// Where the displacement is, and its size.
     disp: Option<(usize, usize)>,
+    /// The opcode is of one byte and followed by a byte that says how far to branch.
+    short: bool,
 }
 
 impl Draft {
@@ -65,9 +69,11 @@ impl Draft {
 const TWO_BYTE: &[u8] = &[
     0x0d, 0x10, 0x11, 0x12, 0x13, 0x16, 0x17, 0x18, 0x1f, 0x28, 0x29, 0x2b, 0x40, 0x41, 0x42, 0x43,
     0x44, 0x45, 0x46, 0x47, 0x48, 0x49, 0x4a, 0x4b, 0x4c, 0x4d, 0x4e, 0x4f, 0x6e, 0x6f, 0x7e, 0x7f,
-    0x90, 0x91, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f,
-    0xa3, 0xa4, 0xa5, 0xab, 0xac, 0xad, 0xae, 0xaf, 0xb0, 0xb1, 0xb3, 0xb6, 0xb7, 0xba, 0xba, 0xbb,
-    0xbc, 0xbd, 0xbe, 0xbf, 0xc0, 0xc1, 0xc3, 0xc7, 0xc7, 0xc8, 0xcf, 0xd6, 0xe7,
+    0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f,
+    0x00, 0x01, 0x06, 0x08, 0x09, 0x20, 0x22, 0x30, 0x32, 0xa0, 0xa8, 0x90, 0x91, 0x92, 0x93, 0x94,
+    0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f, 0xa3, 0xa4, 0xa5, 0xab, 0xac,
+    0xad, 0xae, 0xaf, 0xb0, 0xb1, 0xb3, 0xb6, 0xb7, 0xba, 0xba, 0xbb, 0xbc, 0xbd, 0xbe, 0xbf, 0xc0,
+    0xc1, 0xc3, 0xc7, 0xc7, 0xc8, 0xcf, 0xd6, 0xe7,
 ];
 
 /// Opcodes of vector moves, for VEX.
@@ -97,6 +103,7 @@ fn draft(rng: &mut Rng, mode: Mode) -> Draft {
         bytes: [0; MAX_LEN + TAIL],
         len: 0,
         disp: None,
+        short: false,
     };
     rng.fill(&mut d.bytes);
     let vex = rng.below(16) == 0;
@@ -157,6 +164,7 @@ fn draft(rng: &mut Rng, mode: Mode) -> Draft {
             _ => {
                 let opcode = one_byte(rng, long);
                 moffs = opcode & 0xfc == 0xa0;
+                d.short = matches!(opcode, 0x70..=0x7f | 0xe0..=0xe3 | 0xeb);
                 d.push(opcode);
             }
         }
@@ -214,8 +222,61 @@ fn runs_here(insn: &Insn) -> bool {
         // The result of a 16-bit BSWAP is undefined.
         Op::Bswap => insn.op_size != 2,
         Op::In | Op::Out | Op::Ins | Op::Outs => false,
-        _ => (insn.op as u8) < Op::MovCr as u8 && (!is_vector(insn) || has_avx()),
+        // No FS, as above; the rest is in another test.
+        Op::Push if insn.src == Operand::Seg(SegReg::Fs) => false,
+        // Only to see that user mode must not do it.
+        _ if is_privileged(insn.op) => true,
+        _ => is_plain(insn.op) && (!is_vector(insn) || has_avx()),
     }
+}
+
+/// Whether an operation is one that ordinary programs use, within a code segment.
+pub fn is_plain(op: Op) -> bool {
+    (op as u8) < Op::JmpFar as u8
+}
+
+/// Whether user mode gets #GP(0).
+pub fn is_privileged(op: Op) -> bool {
+    matches!(
+        op,
+        Op::Cli
+            | Op::Sti
+            | Op::MovCr
+            | Op::Clts
+            | Op::Lmsw
+            | Op::Lgdt
+            | Op::Lidt
+            | Op::Lldt
+            | Op::Ltr
+            | Op::Invlpg
+            | Op::Invd
+            | Op::Wbinvd
+            | Op::Rdmsr
+            | Op::Wrmsr
+            | Op::Hlt
+    )
+}
+
+/// Whether the instruction uses the stack.
+fn uses_stack(op: Op) -> bool {
+    matches!(
+        op,
+        Op::Push
+            | Op::Pop
+            | Op::Pusha
+            | Op::Popa
+            | Op::Pushf
+            | Op::Popf
+            | Op::Enter
+            | Op::Leave
+            | Op::Call
+            | Op::Ret
+    )
+}
+
+/// Whether the instruction may go on somewhere else.
+fn is_branch(op: Op) -> bool {
+    matches!(op, Op::Jcc | Op::Loop | Op::Jmp | Op::Call | Op::Ret)
 }
 
 /// Whether the test can load and store vector registers.
@@ -261,7 +322,22 @@ pub fn case(rng: &mut Rng, place: &Place, state: &mut State) -> Case {
                 state.gpr[n] &= if n < 8 { 0xffff_ffff } else { 0 };
             }
         }
+        let mut poke = None;
         if let Some(target) = aimed {
+            if is_branch(insn.op) && !lead(rng, &insn, &mut d, place, state, target, &mut poke) {
+                continue;
+            }
+            if insn.op == Op::Popf {
+                // No single step; the rest as it comes.
+                let flags = rng.next() & !rflags::TF;
+                poke = Some((stack_top(place, state), flags, insn.op_size.into()));
+            }
+            if insn.op == Op::Bound && rng.below(4) != 0 {
+                let high = (u64::MAX / 2).checked_shr(64 - u32::from(insn.op_size) * 8);
+                let bits = u32::from(insn.op_size) * 8;
+                let limits = high.unwrap_or(0) << bits | 1 << (bits - 1);
+                poke = Some((target, limits, usize::from(insn.op_size) * 2));
+            }
             let mut bytes = [0; MAX_LEN];
             bytes.copy_from_slice(&d.bytes[..MAX_LEN]);
             let insn = decode(&bytes, place.mode).expect("only the displacement changed");
@@ -269,6 +345,7 @@ pub fn case(rng: &mut Rng, place: &Place, state: &mut State) -> Case {
                 bytes,
                 insn,
                 target: (target != 0).then_some(target),
+                poke,
             };
         }
     }
@@ -297,9 +374,28 @@ fn aim(rng: &mut Rng, insn: &Insn, d: &mut Draft, at: &Place, state: &mut State)
         }
         return Some(0);
     }
-    let uses_stack = matches!(insn.op, Op::Push | Op::Pop);
+    let uses_stack = uses_stack(insn.op);
     if uses_stack {
-        state.gpr[Gpr::Rsp.index()] = place(rng, 1) - at.base(SegReg::Ss);
+        // Mostly aligned: a locked access is not what this is about.
+        let align = if rng.below(4) == 0 { 1 } else { 8 };
+        state.gpr[Gpr::Rsp.index()] = place(rng, align) - at.base(SegReg::Ss);
+        if insn.op == Op::Leave {
+            state.gpr[Gpr::Rbp.index()] = place(rng, align) - at.base(SegReg::Ss);
+        }
+    }
+    if insn.op == Op::Xlat {
+        let offset = place(rng, 1) - at.base(insn.mem.seg) - (state.gpr[0] & 0xff);
+        state.gpr[Gpr::Rbx.index()] = with_garbage(rng, insn, offset);
+        return Some(0);
+    }
+    if insn.op == Op::Enter {
+        // A small frame, and mostly no outer frames, which are refused.
+        let at = insn.len as usize - 3;
+        d.bytes[at + 1] &= 7;
+        d.bytes[at + 2] = 0;
+    }
+    if is_privileged(insn.op) && insn.op != Op::Lmsw && insn.op != Op::Lldt && insn.op != Op::Ltr {
+        return Some(0);
     }
     if insn.op == Op::Lea || insn.dst != Operand::Mem && insn.src != Operand::Mem {
         return Some(0);
@@ -350,4 +446,65 @@ fn aim(rng: &mut Rng, insn: &Insn, d: &mut Draft, at: &Place, state: &mut State)
         }
     };
     aimed.then_some(target)
+}
+
+/// The linear address of the top of the stack.
+fn stack_top(at: &Place, state: &State) -> u64 {
+    let ss = at.segments[SegReg::Ss.index()];
+    let rsp = state.gpr[Gpr::Rsp.index()];
+    let offset = match at.mode {
+        Mode::Long => rsp,
+        _ if ss.ar & ar::DB != 0 => rsp & 0xffff_ffff,
+        _ => rsp & 0xffff,
+    };
+    ss.base + offset
+}
+
+/// Has a branch lead to the landing place, or where nothing may be executed.
+fn lead(
+    rng: &mut Rng,
+    insn: &Insn,
+    d: &mut Draft,
+    at: &Place,
+    state: &mut State,
+    target: u64,
+    poke: &mut Option<(u64, u64, usize)>,
+) -> bool {
+    let size = usize::from(insn.op_size);
+    if insn.op == Op::Loop {
+        let count = match rng.below(3) {
+            0 => rng.below(3),
+            1 => rng.next() & 0xffff_0000,
+            _ => rng.next(),
+        };
+        state.gpr[Gpr::Rcx.index()] = count;
+    }
+    let landing = at.rip + LANDING;
+    if insn.src == Operand::Imm && insn.op != Op::Ret {
+        let bytes = if d.short { 1 } else { size.min(4) };
+        let distance = landing.wrapping_sub(at.rip + u64::from(insn.len));
+        let start = usize::from(insn.len) - bytes;
+        let outside = !at.is_long() && bytes == 4 && rng.below(8) == 0;
+        let distance = if outside {
+            distance ^ 0x10_0000
+        } else {
+            distance
+        };
+        d.bytes[start..start + bytes].copy_from_slice(&distance.to_le_bytes()[..bytes]);
+        return true;
+    }
+    // Non-canonical, or beyond the limit; with two bytes there is no such place.
+    let to = match (rng.below(8), at.is_long()) {
+        (0, true) => landing ^ 1 << 63,
+        (0, false) if size == 4 => landing ^ 0x4000_0000,
+        _ => landing,
+    };
+    match (insn.op, insn.src) {
+        (Op::Ret, _) => *poke = Some((stack_top(at, state), to, size)),
+        (_, Operand::Mem) => *poke = Some((target, to, size)),
+        (Op::Call, Operand::Reg(n)) if n == Gpr::Rsp as u8 => return false,
+        (_, Operand::Reg(n)) => state.gpr[usize::from(n)] = to,
+        _ => return false,
+    }
+    true
 }

@@ -35,8 +35,20 @@ const FAR_ENTRY: usize = 0x18;
 const FAR_POINTER: usize = 0x20;
 const FAR_RETURN: usize = 0x28;
 
+/// In a slot: where branches may go. There is an INT3.
+pub const LANDING: u64 = 0x1e;
+
 /// In a slot: the address of the common exit.
 const EXIT_POINTER: usize = 0x38;
+
+/// The signals that end an instruction.
+const SIGNALS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+];
 
 /// What the instruction starts with and ends with.
 #[repr(C, align(64))]
@@ -251,7 +263,7 @@ impl Cpu {
             let mut action: libc::sigaction = core::mem::zeroed();
             action.sa_sigaction = on_signal as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE] {
+            for signal in SIGNALS {
                 assert_eq!(libc::sigaction(signal, &action, core::ptr::null_mut()), 0);
             }
         }
