@@ -204,7 +204,6 @@ impl State {
 
     /// An access that the nested page tables do not allow: memory that is not mapped yet, or a device.
     fn nested_fault(&mut self, fault: &NestedFault, vectored: Option<&Event>) -> Result<Next> {
-        cpu::data_cache_used();
         match self
             .vm
             .memory()
@@ -214,7 +213,10 @@ impl State {
             Err(Fault::Host(e)) => Err(e),
             Err(Fault::Mmio) if self.map_apic_page(fault.gpa)? => Ok(Next::Resume),
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
-            Err(Fault::Mmio) => self.emulate(Some(fault)),
+            Err(Fault::Mmio) => {
+                cpu::data_cache_used();
+                self.emulate(Some(fault))
+            }
         }
     }
 

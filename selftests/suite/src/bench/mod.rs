@@ -12,10 +12,14 @@ use kvm_bindings as kb;
 
 use crate::guest::*;
 use crate::harness::{fail, Outcome};
+use crate::host::Mapping;
 use crate::kvm::{ioctl, ioctl_in, KVM_IOEVENTFD, KVM_RUN};
 use crate::machine::*;
 
 pub use rows::ROWS;
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
 
 /// Who handles the operation.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,10 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
     m.vcpu.set_cpuid(&entries)?;
     // A node without ioeventfds leaves these writes to userspace, which gives no figure.
     let _event = add_events(&m);
+    let new = Mapping::anonymous(row.rounds as usize * PAGE);
+    // A huge page would be one fault instead of many.
+    new.advise(0, new.size(), libc::MADV_NOHUGEPAGE);
+    m.vm.set_slot(1, 0, rows::NEW_GPA, new.size() as u64, new.addr())?;
     // Interrupts go to the row's own short handler, which is at the end of its code.
     m.set_gate(rows::VECTOR, CODE + code.len() as u64 - rows::HANDLER_LEN);
     m.with_regs(|r| (r.r13, r.r14) = (row.rounds, u64::MAX))?;

@@ -14,6 +14,9 @@ pub const EVENT_PORT: u64 = 0x5c8;
 /// The address whose writes are events.
 pub const EVENT_GPA: u64 = 0xd000_1000;
 
+/// The address of memory that nobody has touched yet.
+pub const NEW_GPA: u64 = 0x4000_0000;
+
 /// Defines a row's code: what comes before the rounds, and the operation.
 ///
 /// The operation may change RAX to RDI and R8 to R11 (R10 is not 0 in x2APIC mode); RBP is the local APIC's address.
@@ -60,6 +63,7 @@ code!(bench_ioapic_read: ["mov r9d, 0xfec00000"], ["mov eax, [r9]"]);
 code!(bench_lapic_read: [], ["mov eax, [rbp + 0x320]"]);
 code!(bench_cr0: ["mov r8, cr0", "mov r9, r8", "xor r9d, 0x40000"],
     ["mov cr0, r9", "mov cr0, r8"]);
+code!(bench_new_page: ["mov r9d, 0x40000000"], ["mov [r9], eax", "add r9, 0x1000"]);
 code!(bench_wbinvd: [], ["wbinvd"]);
 code!(bench_vmcall: [], ["mov eax, 0x7fff", "vmcall"]);
 code!(bench_vmmcall: [], ["mov eax, 0x7fff", "vmmcall"]);
@@ -168,4 +172,5 @@ rows! {
     "cr0-am", "CR0.AM set and cleared (two exits)", Kernel, 300, bench_cr0;
     "wbinvd", "WBINVD", Kernel, 300, bench_wbinvd;
     "hypercall", "Hypercall", Kernel, 300, bench_hypercall;
+    "new-page", "Nested page fault on new memory", Kernel, 300, bench_new_page;
 }

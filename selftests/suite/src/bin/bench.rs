@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Prints a table of what operations cost on KVM and on Vireo: `vireo-bench [--kvm NODE]
-//! [--vireo NODE] [FILTER...]`. Status 1 when a row is above KVM's, or nothing could be compared.
+//! [--vireo NODE] [--counted] [FILTER...]`. Status 1 when a row is above KVM's, or nothing could be
+//! compared.
 //!
-//! In QEMU without acceleration a tick is time and not an instruction, and differs from run to run:
-//! the table is printed there, and not judged.
+//! In QEMU without acceleration a tick is time and not an instruction, and differs from run to run, unless
+//! it runs with -icount, which `--counted` says: without, the table is printed there and not judged.
 
 use std::process::ExitCode;
 
@@ -11,14 +12,19 @@ use vireo_suite::bench::{best, empty_round, ROWS};
 use vireo_suite::harness::Outcome;
 use vireo_suite::host::is_tcg;
 
-const USAGE: &str = "usage: vireo-bench [--kvm NODE] [--vireo NODE] [FILTER...]";
+const USAGE: &str = "usage: vireo-bench [--kvm NODE] [--vireo NODE] [--counted] [FILTER...]";
 
 /// The number, or that there is none.
 fn cell(value: Option<u64>) -> String {
     value.map_or("n/a".into(), |ticks| ticks.to_string())
 }
 
-fn run(kvm: &'static str, vireo: &'static str, filters: &[String]) -> Result<bool, Outcome> {
+fn run(
+    kvm: &'static str,
+    vireo: &'static str,
+    counted: bool,
+    filters: &[String],
+) -> Result<bool, Outcome> {
     let empty = [empty_round(kvm)?, empty_round(vireo)?];
     let (mut compared, mut above) = (0, Vec::new());
     let mut lines = Vec::new();
@@ -55,7 +61,7 @@ fn run(kvm: &'static str, vireo: &'static str, filters: &[String]) -> Result<boo
     }
     println!();
     lines.iter().for_each(|line| println!("{line}"));
-    if is_tcg() {
+    if is_tcg() && !counted {
         println!("\nticks are not instructions here: nothing is judged");
         above.clear();
     }
@@ -67,11 +73,16 @@ fn run(kvm: &'static str, vireo: &'static str, filters: &[String]) -> Result<boo
 
 fn main() -> ExitCode {
     let (mut kvm, mut vireo, mut filters) = ("/dev/kvm", "/dev/vireo", Vec::new());
+    let mut counted = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let node = match arg.as_str() {
             "--kvm" => &mut kvm,
             "--vireo" => &mut vireo,
+            "--counted" => {
+                counted = true;
+                continue;
+            }
             option if option.starts_with('-') => {
                 eprintln!("{USAGE}");
                 return ExitCode::from(2);
@@ -87,7 +98,7 @@ fn main() -> ExitCode {
         };
         *node = value.leak();
     }
-    match run(kvm, vireo, &filters) {
+    match run(kvm, vireo, counted, &filters) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(Outcome::Fail(reason) | Outcome::Skip(reason)) => {
