@@ -320,35 +320,20 @@ impl BackendVcpu for SvmVcpu {
 
     #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
-        let rflags = self.register(Reg::Rflags);
+        let (rflags, efer) = (self.register(Reg::Rflags), self.efer);
         let Vmcb { control, save } = self.vmcb.vmcb_mut();
-        let long = in_64bit_code(save);
         let code = CodeBytes::new(control.fetched());
-        let cpl = save.cpl;
         let cr0 = cr::guest_cr0(save.cr0, self.cr0);
         EmulationContext {
             rip: save.rip,
             rsp: save.rsp,
             rflags,
-            segments: [
-                if long {
-                    Segment::default()
-                } else {
-                    Segment::from(&save.es)
-                },
-                Segment::from(&save.cs),
-                save.ss.stack_segment(cpl),
-                if long {
-                    Segment::default()
-                } else {
-                    Segment::from(&save.ds)
-                },
-                Segment::from(&save.fs),
-                Segment::from(&save.gs),
-            ],
+            cs_rights: Segment::from(&save.cs).ar,
+            cpl: save.cpl,
             cr0,
             cr3: save.cr3,
             cr4: self.cr4,
+            efer,
             linear: None,
             code,
         }
