@@ -7,6 +7,7 @@
 //! after the access was found to be allowed, so other CPUs may walk and change the same tables.
 
 mod format;
+mod quick;
 mod rights;
 #[cfg(test)]
 mod tests;
@@ -244,6 +245,11 @@ pub fn walk<G: GuestMemory>(
             page_size: PAGE_SIZE,
             rights: Rights::ALL,
         });
+    }
+    if config.paging == Paging::FourLevel {
+        if let Some(found) = quick::four_levels(config, memory, gva, request) {
+            return Ok(found);
+        }
     }
     for _ in 0..MAX_ATTEMPTS {
         let mut path = Path {

@@ -330,22 +330,34 @@ impl BackendVcpu for SvmVcpu {
             rip: save.rip,
             rsp: save.rsp,
             rflags,
-            segments: [
-                if long {
-                    Segment::default()
-                } else {
-                    Segment::from(&save.es)
-                },
-                Segment::from(&save.cs),
-                save.ss.stack_segment(cpl),
-                if long {
-                    Segment::default()
-                } else {
-                    Segment::from(&save.ds)
-                },
-                Segment::from(&save.fs),
-                Segment::from(&save.gs),
-            ],
+            segments: if long {
+                // 64-bit code has the bases of FS and GS, the mode in CS and the privilege level in SS.
+                let base = |held: &VmcbSegment| Segment {
+                    base: held.base,
+                    ..Segment::default()
+                };
+                let rights = |ar| Segment {
+                    ar,
+                    ..Segment::default()
+                };
+                [
+                    Segment::default(),
+                    rights(ar::P | ar::S | ar::CODE | ar::L),
+                    rights(u32::from(cpl & 3) << ar::DPL_SHIFT),
+                    Segment::default(),
+                    base(&save.fs),
+                    base(&save.gs),
+                ]
+            } else {
+                [
+                    Segment::from(&save.es),
+                    Segment::from(&save.cs),
+                    save.ss.stack_segment(cpl),
+                    Segment::from(&save.ds),
+                    Segment::from(&save.fs),
+                    Segment::from(&save.gs),
+                ]
+            },
             cr0,
             cr3: save.cr3,
             cr4: self.cr4,
