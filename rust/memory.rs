@@ -252,6 +252,11 @@ impl Memory {
         Ok(())
     }
 
+    /// Returns a number that changes with the slots.
+    pub(crate) fn slots_version(&self) -> u64 {
+        self.inner.lock().slots_version.into()
+    }
+
     /// Returns the slot that holds `gfn`.
     pub(crate) fn slot(&self, gfn: Gfn) -> Option<Slot> {
         let inner = self.inner.lock();

@@ -10,6 +10,7 @@ use kernel::prelude::*;
 
 use super::{
     machine::{
+        code::CodeCache,
         Known,
         VcpuMachine, //
     },
@@ -117,6 +118,8 @@ pub(crate) struct Emulation {
     /// The instruction that waits, where it is and where its operand is: it need not be fetched, decoded
     /// and translated again when it goes on.
     kept: Option<(u64, Insn, Option<Known>)>,
+    /// Instructions that were decoded before.
+    pub(super) code: CodeCache,
 }
 
 impl Emulation {
@@ -195,7 +198,7 @@ impl State {
     pub(super) fn handle_undecoded(&mut self, left: &Left) -> Result<Next> {
         let mut bytes = [0; emul::MAX_LEN];
         let mut machine = VcpuMachine::new(self, None);
-        let insn = emul::fetch(&mut machine, &mut bytes);
+        let insn = machine.instruction(&mut bytes);
         let fetched = machine.fetched();
         let insn = match insn {
             Ok(insn) => insn,
@@ -236,13 +239,18 @@ impl State {
                     machine.know(known);
                     Ok(insn)
                 }
-                _ => emul::fetch(&mut machine, &mut bytes),
+                _ => machine.instruction(&mut bytes),
             };
             let result = insn.and_then(|insn| {
                 machine.is_to_execute(&insn);
                 let result = emul::execute(&mut machine, &insn);
-                if result == Err(Stop::NeedUser) {
-                    machine.keep(insn);
+                match result {
+                    Err(Stop::NeedUser) => machine.keep(insn),
+                    // The VMM is to get the bytes.
+                    Err(Stop::Unhandled) if machine.fetched() == 0 => {
+                        let _ = emul::fetch(&mut machine, &mut bytes);
+                    }
+                    _ => {}
                 }
                 result
             });

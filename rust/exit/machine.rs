@@ -43,6 +43,7 @@ use crate::{
             self,
             AccessKind,
             GuestMemory,
+            Path,
             Request,
             WalkError, //
         },
@@ -59,6 +60,7 @@ use crate::{
     vcpu::State, //
 };
 
+pub(super) mod code;
 mod system;
 
 /// An access whose translation has been found already: by the processor, or in the first try of an instruction.
@@ -92,6 +94,8 @@ pub(super) struct VcpuMachine<'a> {
     /// What the processor has fetched at RIP.
     code: CodeBytes,
     fetched: usize,
+    /// How the first byte of the code was found.
+    way: Option<code::Way>,
     /// Segment registers that were loaded, by number.
     loaded: u8,
     shadow: Option<Shadow>,
@@ -136,6 +140,7 @@ impl<'a> VcpuMachine<'a> {
             known,
             code: context.code,
             fetched: 0,
+            way: None,
             loaded: 0,
             shadow: None,
             ends_nmi: false,
@@ -300,11 +305,31 @@ impl<'a> VcpuMachine<'a> {
 
     /// Walks the guest's page tables.
     fn walk(&mut self, linear: u64, request: Request) -> Result<Gpa, Stop> {
-        let mut tables = Tables {
+        let mut tables = self.tables();
+        let result = walk::walk(&self.paging(), &mut tables, linear, request);
+        self.window = tables.window;
+        result.map(|found| found.gpa).map_err(stop)
+    }
+
+    /// Walks them, and returns the way too.
+    fn walk_path(&mut self, linear: u64, request: Request) -> Result<(Gpa, Path), Stop> {
+        let mut tables = self.tables();
+        let result = walk::walk_path(&self.paging(), &mut tables, linear, request);
+        self.window = tables.window;
+        result.map(|(found, path)| (found.gpa, path)).map_err(stop)
+    }
+
+    #[inline]
+    fn tables(&self) -> Tables<'_> {
+        Tables {
             memory: self.state.vm.memory(),
             window: self.window,
-        };
-        let paging = walk::Config::new(
+        }
+    }
+
+    #[inline]
+    fn paging(&self) -> walk::Config {
+        walk::Config::new(
             self.cr0,
             self.cr3,
             self.cr4,
@@ -313,18 +338,7 @@ impl<'a> VcpuMachine<'a> {
             0,
             self.state.guest.phys_bits,
             true,
-        );
-        let result = walk::walk(&paging, &mut tables, linear, request);
-        self.window = tables.window;
-        match result {
-            Ok(translation) => Ok(translation.gpa),
-            Err(WalkError::Fault(fault)) => Err(Stop::Fault(Exception::page_fault(
-                fault.gva,
-                fault.error_code,
-            ))),
-            Err(WalkError::Unreadable(_)) => Err(Stop::Unhandled),
-            Err(WalkError::Contended) => Err(Stop::Retry),
-        }
+        )
     }
 
     /// Translates both pages of an access.
@@ -471,7 +485,11 @@ impl Machine for VcpuMachine<'_> {
                 return Ok(());
             }
         }
-        let gpa = self.translate(linear, AccessKind::Fetch)?;
+        let request = Request::explicit(AccessKind::Fetch, self.cpl, self.rflags);
+        let (gpa, path) = self.walk_path(linear, request)?;
+        if self.fetched == 0 {
+            self.way = Some(code::Way::new(path, gpa));
+        }
         let hva = self.hva(gpa, false).ok_or(Stop::Unhandled)?;
         user::copy_in(hva, buf).map_err(|_| Stop::Unhandled)?;
         self.fetched = self.fetched.saturating_add(buf.len());
@@ -549,6 +567,15 @@ impl Machine for VcpuMachine<'_> {
     fn next_iteration(&mut self) -> bool {
         self.iterated = true;
         self.state.emulation.committed() && self.met == 0 && self.state.may_repeat()
+    }
+}
+
+/// What a walk that did not end at a page means to the instruction.
+fn stop(error: WalkError) -> Stop {
+    match error {
+        WalkError::Fault(fault) => Stop::Fault(Exception::page_fault(fault.gva, fault.error_code)),
+        WalkError::Unreadable(_) => Stop::Unhandled,
+        WalkError::Contended => Stop::Retry,
     }
 }
 

@@ -329,6 +329,31 @@ int vireo_get_user(unsigned long hva, u64 *value)
 	return get_user(*value, (u64 __user *)hva);
 }
 
+/* Whether the current process' memory holds all of @list. What cannot be read does not. */
+bool vireo_user_holds(const struct vireo_expected *list, unsigned int count)
+{
+	const struct vireo_expected *end = list + count, *at;
+	u64 differing = 0;
+
+	for (at = list; at < end; at++) {
+		if (!access_ok((void __user *)at->hva, sizeof(u64)))
+			return false;
+	}
+	if (!count || !user_read_access_begin((void __user *)list->hva, sizeof(u64)))
+		return false;
+	for (at = list; at < end; at++) {
+		u64 seen;
+
+		unsafe_get_user(seen, (u64 __user *)at->hva, fault);
+		differing |= (seen ^ at->value) & at->mask;
+	}
+	user_read_access_end();
+	return !differing;
+fault:
+	user_read_access_end();
+	return false;
+}
+
 /*
  * Replaces *@old by @new at @hva of the current process, atomically. Returns 0, 1 when another value was
  * there (it is in *@old then), or an error.

@@ -88,6 +88,15 @@ void vireo_restore_host_debug(void);
 int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn);
 void vireo_release_pfn(unsigned long pfn);
 int vireo_get_user(unsigned long hva, u64 *value);
+
+/* What eight bytes of the VMM's memory should hold, in the bits of @mask. */
+struct vireo_expected {
+	u64 hva;
+	u64 mask;
+	u64 value;
+};
+
+bool vireo_user_holds(const struct vireo_expected *list, unsigned int count);
 int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size);
 unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva);
 unsigned long vireo_virt_to_pfn(const void *addr);

@@ -42,6 +42,28 @@ pub(crate) fn get_u64(from: Hva) -> Result<u64> {
     Ok(value)
 }
 
+/// Eight bytes at an address, and what they should hold.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Expected {
+    /// Where.
+    pub(crate) hva: u64,
+    /// The bits that count.
+    pub(crate) mask: u64,
+    /// Their value.
+    pub(crate) value: u64,
+}
+
+const _: () = assert!(size_of::<Expected>() == size_of::<b::vireo_expected>());
+
+/// Whether the current process' memory holds all of `expected`. What cannot be read does not.
+#[inline]
+pub(crate) fn holds(expected: &[Expected]) -> bool {
+    // SAFETY: The list is valid for reading and has the layout of C's; the function catches faults and
+    // refuses kernel addresses.
+    unsafe { b::vireo_user_holds(expected.as_ptr().cast(), expected.len() as u32) }
+}
+
 /// Returns the order of the host's own mapping of `at`: 0, 9 (2 MiB) or 18 (1 GiB). It may have changed when
 /// the answer comes.
 pub(crate) fn mapping_order(mm: &Mm, at: Hva) -> u32 {

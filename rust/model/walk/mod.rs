@@ -179,13 +179,28 @@ pub enum WalkError {
     Contended,
 }
 
-/// The entries on the way to a page, from the root on.
-struct Path {
+/// The entries on the way to a page, from the root on, and what they held when the walk was done: as long
+/// as they hold it, the same walk ends the same way.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
     steps: [(Gpa, u64); MAX_LEVELS],
     len: usize,
 }
 
 impl Path {
+    /// How many entries a path has at most.
+    pub const MAX: usize = MAX_LEVELS;
+
+    const EMPTY: Self = Self {
+        steps: [(Gpa::new(0), 0); MAX_LEVELS],
+        len: 0,
+    };
+
+    /// The address and the value of each entry.
+    pub fn entries(&self) -> &[(Gpa, u64)] {
+        self.steps.get(..self.len).unwrap_or(&[])
+    }
+
     fn push(&mut self, gpa: Gpa, entry: u64) {
         if let Some(step) = self.steps.get_mut(self.len) {
             *step = (gpa, entry);
@@ -235,33 +250,42 @@ pub fn walk<G: GuestMemory>(
     gva: u64,
     request: Request,
 ) -> Result<Translation, WalkError> {
-    let gva = match config.paging {
-        Paging::FourLevel | Paging::FiveLevel => gva,
-        _ => gva & 0xffff_ffff,
-    };
-    if config.paging == Paging::Off {
-        return Ok(Translation {
-            gpa: Gpa::new(gva),
-            page_size: PAGE_SIZE,
-            rights: Rights::ALL,
-        });
-    }
     if config.paging == Paging::FourLevel {
         if let Some(found) = quick::four_levels(config, memory, gva, request) {
             return Ok(found);
         }
     }
-    for _ in 0..MAX_ATTEMPTS {
-        let mut path = Path {
-            steps: [(Gpa::new(0), 0); MAX_LEVELS],
-            len: 0,
+    walk_path(config, memory, gva, request).map(|(found, _)| found)
+}
+
+/// As [`walk`], and returns the entries too.
+#[inline]
+pub fn walk_path<G: GuestMemory>(
+    config: &Config,
+    memory: &mut G,
+    gva: u64,
+    request: Request,
+) -> Result<(Translation, Path), WalkError> {
+    let gva = match config.paging {
+        Paging::FourLevel | Paging::FiveLevel => gva,
+        _ => gva & 0xffff_ffff,
+    };
+    if config.paging == Paging::Off {
+        let found = Translation {
+            gpa: Gpa::new(gva),
+            page_size: PAGE_SIZE,
+            rights: Rights::ALL,
         };
+        return Ok((found, Path::EMPTY));
+    }
+    for _ in 0..MAX_ATTEMPTS {
+        let mut path = Path::EMPTY;
         let found = descend(config, memory, gva, request, &mut path)?;
         if let Some(code) = rights::violation(config, &found.rights, request) {
             return Err(fault(config, gva, request, code));
         }
-        if !request.update || set_accessed(config, memory, request, &path)? {
-            return Ok(found);
+        if !request.update || set_accessed(config, memory, request, &mut path)? {
+            return Ok((found, path));
         }
     }
     Err(WalkError::Contended)
@@ -337,16 +361,17 @@ fn set_accessed<G: GuestMemory>(
     config: &Config,
     memory: &mut G,
     request: Request,
-    path: &Path,
+    path: &mut Path,
 ) -> Result<bool, WalkError> {
-    let steps = path.steps.iter().take(path.len);
-    for (n, &(gpa, old)) in steps.enumerate() {
+    let len = path.len;
+    for (n, (gpa, value)) in path.steps.iter_mut().take(len).enumerate() {
+        let (gpa, old) = (*gpa, *value);
         if config.paging == Paging::Pae && n == 0 {
             // The four top entries of PAE have no accessed bit.
             continue;
         }
         let mut new = old | entry::A;
-        if n.wrapping_add(1) == path.len && request.kind == AccessKind::Write {
+        if n.wrapping_add(1) == len && request.kind == AccessKind::Write {
             new |= entry::D;
         }
         if new == old {
@@ -359,6 +384,7 @@ fn set_accessed<G: GuestMemory>(
         if !swapped.ok_or(WalkError::Unreadable(gpa))? {
             return Ok(false);
         }
+        *value = new;
     }
     Ok(true)
 }

@@ -420,3 +420,17 @@ fn tables_outside_ram() {
     let found = walk(&four_level(), &mut memory, GVA4, READ);
     assert_eq!(found, Err(WalkError::Unreadable(Gpa::new(0x2008))));
 }
+
+#[test]
+fn the_path_has_what_the_entries_hold_afterwards() {
+    let mut memory = four_level_tables(0x5000 | PWU);
+    let (_, path) = walk_path(&four_level(), &mut memory, GVA4, WRITE).unwrap();
+    assert_eq!(path.entries().len(), 4);
+    for &(gpa, value) in path.entries() {
+        assert_eq!(memory.get(gpa.raw()), value);
+    }
+    assert_eq!(path.entries()[3], (Gpa::new(0x4008), 0x5000 | PWU | A | D));
+    let off = Config::new(0, 0, 0, 0, 0, 40, true);
+    let (_, path) = walk_path(&off, &mut memory, 0x1000, READ).unwrap();
+    assert!(path.entries().is_empty());
+}
