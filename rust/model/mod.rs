@@ -19,6 +19,8 @@ pub mod ioevent;
 pub mod memslot;
 pub mod msi;
 pub mod msr;
+pub mod pic;
+pub mod pit;
 pub mod pt;
 pub mod route;
 pub mod sregs;
