@@ -192,12 +192,31 @@ pub fn lookup(routes: &[Route], gsi: u32) -> &[Route] {
     rest.get(..count).unwrap_or(&[])
 }
 
-/// Returns the GSI that leads to pin `pin` of the I/O APIC: whom an EOI there concerns.
-pub fn gsi_of_ioapic_pin(routes: &[Route], pin: u8) -> Option<u32> {
-    let route = routes
-        .iter()
-        .find(|route| route.target == Target::Ioapic(pin))?;
+/// Returns the GSI that leads to `target`: whom an EOI there concerns.
+pub fn gsi_of(routes: &[Route], target: Target) -> Option<u32> {
+    let route = routes.iter().find(|route| route.target == target)?;
     Some(route.gsi)
+}
+
+/// Returns the target that input `pin` (0 to 15) of the pair of PICs is.
+pub const fn pic_target(pin: u8) -> Target {
+    if pin < PIC_PINS as u8 {
+        Target::PicMaster(pin)
+    } else {
+        Target::PicSlave(pin - PIC_PINS as u8)
+    }
+}
+
+/// Returns whether the end of a level-triggered interrupt with `vector` concerns the VMM's I/O APIC: one of
+/// the GSIs below `pins`, which stand for its pins, leads to such an interrupt (`KVM_CAP_SPLIT_IRQCHIP`).
+pub fn is_split_pin_vector(routes: &[Route], pins: u32, vector: u8) -> bool {
+    let count = routes.partition_point(|route| route.gsi < pins);
+    routes.iter().take(count).any(|route| {
+        matches!(
+            route.target,
+            Target::Msi(message) if message.vector == vector && message.trigger.is_level()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -319,10 +338,13 @@ mod tests {
                 _ => vec![Target::Ioapic(gsi)],
             };
             assert_eq!(targets, expected);
-            assert_eq!(gsi_of_ioapic_pin(&table, gsi), Some(gsi.into()));
+            assert_eq!(gsi_of(&table, Target::Ioapic(gsi)), Some(gsi.into()));
+            if gsi < 16 {
+                assert_eq!(gsi_of(&table, pic_target(gsi)), Some(gsi.into()));
+            }
         }
         assert!(lookup(&table, 24).is_empty());
-        assert_eq!(gsi_of_ioapic_pin(&table, 24), None);
+        assert_eq!(gsi_of(&table, Target::Ioapic(24)), None);
         assert!(lookup(&[], 0).is_empty());
     }
 
@@ -339,6 +361,20 @@ mod tests {
         assert_eq!(check(&[message(1), chip(1, 2)]), Err(Errno::Invalid));
         assert_eq!(check(&[message(1), message(1)]), Err(Errno::Invalid));
         assert_eq!(check(&[]), Ok(()));
+    }
+
+    /// Only level-triggered messages of the pins' GSIs.
+    #[test]
+    fn ends_for_a_split_irqchip() {
+        let level = |gsi, vector: u32| {
+            Route::decode(&raw(gsi, 2, [0xfee0_0000, 0, 0xc000 | vector, 0]), KERNEL).unwrap()
+        };
+        let table = [level(3, 0x51), message(4), level(24, 0x61)];
+        assert!(is_split_pin_vector(&table, 24, 0x51));
+        assert!(!is_split_pin_vector(&table, 24, 0x41), "edge");
+        assert!(!is_split_pin_vector(&table, 24, 0x61), "no pin");
+        assert!(is_split_pin_vector(&table, 25, 0x61));
+        assert!(!is_split_pin_vector(&table, 0, 0x51));
     }
 
     #[test]
