@@ -103,6 +103,14 @@ pub(crate) struct State {
     pub(crate) apic_virtualized: bool,
     /// IA32_APIC_BASE where the local APIC is the VMM's.
     pub(crate) apic_base: u64,
+    /// The PICs may have an interrupt for this vCPU.
+    pub(crate) extint: bool,
+    /// The PICs are the VMM's.
+    pub(crate) user_pic: bool,
+    /// The vector of an interrupt of the VMM's PICs, where the local APIC is the kernel's.
+    pub(crate) external: Option<u8>,
+    /// The vector of an interrupt that the VMM's I/O APIC must know is complete.
+    pub(crate) completed: Option<u8>,
     /// CR8 where the local APIC is the VMM's.
     pub(crate) cr8: u64,
     pub(crate) events: Events,
@@ -128,9 +136,9 @@ impl Vcpu {
     pub(crate) fn new(vm: Arc<Vm>, id: u32) -> Result<Arc<Self>> {
         let hardware = Hardware::get().ok_or(ENODEV)?;
         let cpu = GuestCpu::get().ok_or(ENODEV)?;
-        let in_kernel = vm.irqchip().is_some();
-        // The boot CPU is number 0.
-        let config = apic::Config::new(id, id == 0);
+        let in_kernel = vm.interrupts().has_apics();
+        let boots = id == vm.boot_cpu();
+        let config = apic::Config::new(id, boots);
         let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
         let shared = VcpuShared::new(id, lapic.identity())?;
         let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
@@ -149,6 +157,10 @@ impl Vcpu {
                 apic_virtualized: false,
                 apic_base: lapic.base(),
                 lapic: in_kernel.then_some(lapic),
+                extint: false,
+                user_pic: !vm.interrupts().has_chips(),
+                external: None,
+                completed: None,
                 cr8: 0,
                 events: Events::default(),
                 mp_state: MpState::Runnable,
@@ -174,7 +186,8 @@ impl Vcpu {
             },
             GFP_KERNEL_ACCOUNT,
         )?;
-        state.reset(id == 0);
+        state.reset(boots);
+        state.publish_identity();
         state.update_apic_mode();
         Arc::pin_init(
             pin_init!(Self {

@@ -102,6 +102,12 @@ void vireo_sigmask_leave(void);
 
 void vireo_eventfd_signal(void *ctx);
 
+struct vireo_event_watch;
+struct vireo_event_watch *vireo_event_watch(int fd, void (*event)(void *arg), void *arg);
+bool vireo_event_watch_is(const struct vireo_event_watch *watch, const void *ctx);
+bool vireo_event_watch_closed(const struct vireo_event_watch *watch);
+void vireo_event_unwatch(struct vireo_event_watch *watch);
+
 void vireo_wait_init(struct rcuwait *wait);
 int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg);
 

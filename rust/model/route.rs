@@ -171,7 +171,7 @@ impl Route {
 ///
 /// [`Errno::Invalid`] when a GSI leads to two pins of one chip, or to a message and anything else.
 pub fn sort(routes: &mut [Route]) -> Result<(), Errno> {
-    routes.sort_unstable_by_key(Route::key);
+    heap_sort(routes);
     for pair in routes.windows(2) {
         if let [a, b] = pair {
             // A message sorts last among the routes of its GSI.
@@ -182,6 +182,40 @@ pub fn sort(routes: &mut [Route]) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Sorts by [`Route::key`] in place. The library's sort has a branch for broken orders that panics, which
+/// kernel code must not have.
+fn heap_sort(routes: &mut [Route]) {
+    for root in (0..routes.len() / 2).rev() {
+        sift_down(routes, root);
+    }
+    for end in (1..routes.len()).rev() {
+        routes.swap(0, end);
+        if let Some(heap) = routes.get_mut(..end) {
+            sift_down(heap, 0);
+        }
+    }
+}
+
+/// Moves the route at `root` down until none below it is greater.
+fn sift_down(heap: &mut [Route], mut root: usize) {
+    let key = |heap: &[Route], index: usize| heap.get(index).map(Route::key);
+    loop {
+        let left = root.saturating_mul(2).saturating_add(1);
+        let right = left.saturating_add(1);
+        // A route that does not exist is the least.
+        let child = if key(heap, right) > key(heap, left) {
+            right
+        } else {
+            left
+        };
+        if key(heap, child) <= key(heap, root) {
+            return;
+        }
+        heap.swap(root, child);
+        root = child;
+    }
 }
 
 /// Returns the routes of `gsi` in a table that [`sort`] has accepted: at most three.
@@ -375,6 +409,23 @@ mod tests {
         assert!(!is_split_pin_vector(&table, 24, 0x61), "no pin");
         assert!(is_split_pin_vector(&table, 25, 0x61));
         assert!(!is_split_pin_vector(&table, 0, 0x51));
+    }
+
+    #[test]
+    fn sorted_as_the_library_does() {
+        let mut seed = 1u32;
+        for length in (0..40).chain([4096]) {
+            let mut routes = Vec::new();
+            for _ in 0..length {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                routes.push(pin(seed >> 20, seed >> 8 & 1, seed >> 4 & 7).unwrap());
+            }
+            let mut expected = routes.clone();
+            expected.sort_by_key(Route::key);
+            heap_sort(&mut routes);
+            let keys = |routes: &[Route]| routes.iter().map(Route::key).collect::<Vec<_>>();
+            assert_eq!(keys(&routes), keys(&expected));
+        }
     }
 
     #[test]

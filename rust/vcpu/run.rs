@@ -86,6 +86,10 @@ impl State {
                     self.run.set_reason(uapi::KVM_EXIT_INTR);
                 })?;
             }
+            if let Some(vector) = self.completed.take() {
+                self.run.set_ioapic_eoi(vector);
+                return Ok(());
+            }
             self.collect();
             if self.events.has_triple_fault() {
                 self.events.set_triple_fault(false);
@@ -99,10 +103,7 @@ impl State {
             if self.handle(&left)? == Next::ToUser {
                 return Ok(());
             }
-            if self.lapic.is_none()
-                && self.run.wants_interrupt_window()
-                && self.ready_for_interrupt()
-            {
+            if self.user_pic && self.run.wants_interrupt_window() && self.ready_for_interrupt() {
                 self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
                 return Ok(());
             }
@@ -223,7 +224,7 @@ impl State {
         let irq = IrqOff::new();
         let window = self.window(&irq);
         drop(irq);
-        window.interrupts && self.events.is_idle()
+        self.takes_user_interrupt(window.interrupts)
     }
 
     /// Tells the VMM about the vCPU in `kvm_run`.
@@ -233,7 +234,7 @@ impl State {
         drop(irq);
         let open = blocking.interrupts_enabled && !blocking.sti && !blocking.mov_ss;
         self.run.publish(&Published {
-            ready_for_interrupt: self.lapic.is_some() || (open && self.events.is_idle()),
+            ready_for_interrupt: !self.user_pic || self.takes_user_interrupt(open),
             if_flag: blocking.interrupts_enabled,
             cr8: self.cr8(),
             apic_base: self.apic_base(),
