@@ -244,7 +244,7 @@ impl Interrupts {
 
     /// Writes to `port`. `false` when there is no device of the kernel's.
     pub(crate) fn port_write(&self, port: u16, data: &[u8]) -> bool {
-        if !self.claims(port) {
+        if !self.claims(port, data.len()) {
             return false;
         }
         // The chips are 8 bits wide; as in KVM, a wider write to the PICs does nothing, and of one to the
@@ -252,7 +252,7 @@ impl Interrupts {
         let [value, rest @ ..] = data else {
             return true;
         };
-        if PicPair::claims(port) {
+        if PicPair::claims(port, 1) {
             if rest.is_empty() {
                 let effect = self.lines.pic_write(port, *value);
                 self.pic_done(effect);
@@ -265,7 +265,7 @@ impl Interrupts {
 
     /// Reads from `port`. `false` when there is no device of the kernel's.
     pub(crate) fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
-        if !self.claims(port) {
+        if !self.claims(port, data.len()) {
             return false;
         }
         data.fill(0);
@@ -273,7 +273,7 @@ impl Interrupts {
         let Some(first) = data.first_mut() else {
             return true;
         };
-        if PicPair::claims(port) {
+        if PicPair::claims(port, 1) {
             if narrow {
                 let (value, effect) = self.lines.pic_read(port);
                 *first = value;
@@ -286,13 +286,10 @@ impl Interrupts {
     }
 
     #[inline]
-    fn claims(&self, port: u16) -> bool {
-        (PicPair::claims(port) && self.has_chips())
-            || (Pit::claims(port, true)
-                && self
-                    .pit
-                    .as_ref()
-                    .is_some_and(|pit| Pit::claims(port, pit.has_speaker())))
+    fn claims(&self, port: u16, length: usize) -> bool {
+        let by_pit = |pit: &Arc<PitDevice>| Pit::claims(port, length, pit.has_speaker());
+        (PicPair::claims(port, length) && self.has_chips())
+            || (Pit::claims(port, length, true) && self.pit.as_ref().is_some_and(by_pit))
     }
 }
 

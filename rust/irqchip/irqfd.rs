@@ -124,8 +124,8 @@ impl Interrupts {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for unknown flags or where resampling needs the I/O APIC in the kernel, `EAGAIN` without
-    /// controllers, `EBADF` for a bad descriptor, `EBUSY` when the eventfd raises an interrupt already.
+    /// `EINVAL` for unknown flags, without controllers, or where resampling needs the I/O APIC in the
+    /// kernel, `EBADF` for a bad descriptor, `EBUSY` when the eventfd raises an interrupt already.
     pub(super) fn irqfd(&self, request: &uapi::kvm_irqfd) -> Result {
         let fd = i32::try_from(request.fd).map_err(|_| EBADF)?;
         let (deassign, resample) = (uapi::KVM_IRQFD_FLAG_DEASSIGN, uapi::KVM_IRQFD_FLAG_RESAMPLE);
@@ -144,7 +144,7 @@ impl Interrupts {
 
     fn add_irqfd(&self, fd: i32, gsi: u32, resamplefd: Option<i32>) -> Result {
         if !self.has_apics() {
-            return Err(EAGAIN);
+            return Err(EINVAL);
         }
         if resamplefd.is_some() && !self.has_chips() {
             return Err(EINVAL);

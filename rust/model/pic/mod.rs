@@ -106,9 +106,9 @@ impl PicPair {
         }
     }
 
-    /// Returns whether the pair owns `port`.
-    pub const fn claims(port: u16) -> bool {
-        matches!(port & !1, MASTER | SLAVE | ELCR)
+    /// Returns whether the pair owns the `len` ports from `port` on.
+    pub const fn claims(port: u16, len: usize) -> bool {
+        matches!(port & !1, MASTER | SLAVE | ELCR) && (port & 1) as usize + len <= 2
     }
 
     /// Returns the level of the processor's INTR.

@@ -303,7 +303,9 @@ fn edges_and_levels() {
 fn ports() {
     for port in 0..=u16::MAX {
         let ours = matches!(port, 0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1);
-        assert_eq!(PicPair::claims(port), ours);
+        assert_eq!(PicPair::claims(port, 1), ours);
+        assert_eq!(PicPair::claims(port, 2), ours && port & 1 == 0);
+        assert!(!PicPair::claims(port, 4));
     }
     let mut pair = pair();
     assert_eq!(pair.read(0x22), (0xff, Effect::default()));

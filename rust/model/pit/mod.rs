@@ -95,10 +95,11 @@ impl Pit {
         }
     }
 
-    /// Returns whether the timer owns `port`; the speaker's only with `speaker`
-    /// (`KVM_PIT_SPEAKER_DUMMY`).
-    pub const fn claims(port: u16, speaker: bool) -> bool {
-        (port >= FIRST_PORT && port <= CONTROL_PORT) || (speaker && port == SPEAKER_PORT)
+    /// Returns whether the timer owns the `len` ports from `port` on; the speaker's only with `speaker`
+    /// (`KVM_PIT_SPEAKER_DUMMY`), and whatever the length.
+    pub const fn claims(port: u16, len: usize, speaker: bool) -> bool {
+        (port >= FIRST_PORT && port as usize + len <= CONTROL_PORT as usize + 1)
+            || (speaker && port == SPEAKER_PORT)
     }
 
     /// Writes a byte to one of the ports at `now` ns.

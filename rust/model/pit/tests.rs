@@ -208,8 +208,9 @@ fn read_back() {
 #[test]
 fn speaker_port() {
     let mut pit = Pit::new();
-    assert!(Pit::claims(0x61, true) && !Pit::claims(0x61, false));
-    assert!((0..=u16::MAX).all(|port| Pit::claims(port, false) == (0x40..=0x43).contains(&port)));
+    assert!(Pit::claims(0x61, 4, true) && !Pit::claims(0x61, 1, false));
+    assert!((0..=u16::MAX).all(|port| Pit::claims(port, 1, false) == (0x40..=0x43).contains(&port)));
+    assert!(Pit::claims(0x40, 4, false) && !Pit::claims(0x41, 4, false));
     assert_eq!(pit.read(0x61, 0), 0);
     assert_eq!(pit.write(0x61, 0xff, 0), Effect::None);
     assert_eq!(pit.read(0x61, 0), 3);
