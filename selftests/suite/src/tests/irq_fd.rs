@@ -9,7 +9,6 @@ use kvm_bindings as kb;
 use super::irq_route::{msi_route, wait_code};
 use crate::guest::*;
 use crate::harness::{env, Outcome, TestResult};
-use crate::kvm::*;
 use crate::machine::*;
 
 tests!(
