@@ -5,6 +5,7 @@
 use kernel::prelude::*;
 
 use crate::{
+    clock,
     irqchip,
     model::{
         memslot,
@@ -51,6 +52,8 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH
         | uapi::KVM_CAP_SIGNAL_MSI
         | uapi::KVM_CAP_MSI_DEVID
+        | uapi::KVM_CAP_KVMCLOCK_CTRL
+        | uapi::KVM_CAP_STEAL_TIME
         | uapi::KVM_CAP_IRQFD
         | uapi::KVM_CAP_IRQFD_RESAMPLE
         | uapi::KVM_CAP_PIT2
@@ -64,6 +67,7 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_CHECK_EXTENSION_VM
         | uapi::KVM_CAP_IMMEDIATE_EXIT
         | uapi::KVM_CAP_GET_MSR_FEATURES => 1,
+        uapi::KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,
         uapi::KVM_CAP_IRQ_ROUTING => route::MAX_ROUTES as isize,
         uapi::KVM_CAP_X2APIC_API => irqchip::lines::APIC_API_FLAGS as isize,
         uapi::KVM_CAP_NR_VCPUS => online_cpus().min(MAX_VCPUS) as isize,

@@ -279,6 +279,13 @@ impl Memory {
         user::copy_in(hva, to)
     }
 
+    /// Writes guest memory, which must not cross a page.
+    pub(crate) fn write(&self, gpa: Gpa, from: &[u8]) -> Result {
+        let hva = self.hva(gpa.gfn(), true).ok_or(EFAULT)?;
+        let hva = hva.checked_add(gpa.page_offset()).ok_or(EFAULT)?;
+        user::copy_out(hva, from)
+    }
+
     /// Maps the page at `gpa` for an access of the guest's. May sleep.
     pub(crate) fn fault(&self, spare: &mut Spare, gpa: Gpa, write: bool) -> Result<(), Fault> {
         let gfn = gpa.gfn();

@@ -68,6 +68,8 @@ ioctls! {
     CREATE_PIT2 = _IOW::<kvm_pit_config>(KVMIO, 0x77);
     SET_BOOT_CPU_ID = _IO(KVMIO, 0x78);
     IOEVENTFD = _IOW::<kvm_ioeventfd>(KVMIO, 0x79);
+    SET_CLOCK = _IOW::<kvm_clock_data>(KVMIO, 0x7b);
+    GET_CLOCK = _IOR::<kvm_clock_data>(KVMIO, 0x7c);
     GET_PIT2 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
     SET_PIT2 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
     ENABLE_CAP = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
@@ -104,6 +106,7 @@ ioctls! {
     SET_XSAVE = _IOW::<kvm_xsave>(KVMIO, 0xa5);
     GET_XCRS = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
     SET_XCRS = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
+    KVMCLOCK_CTRL = _IO(KVMIO, 0xad);
     GET_XSAVE2 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
 }
 
@@ -140,6 +143,7 @@ plain!(
     kvm_ioeventfd,
     kvm_ioapic_state,
     kvm_lapic_state,
+    kvm_clock_data,
     kvm_irq_routing,
     kvm_irqfd,
     kvm_pit_config,

@@ -51,6 +51,7 @@ mod apic_glue;
 mod cpuid_glue;
 mod inject;
 mod msr_glue;
+pub(crate) mod paravirt;
 mod regs;
 mod reset;
 mod run;
@@ -120,6 +121,8 @@ pub(crate) struct State {
     pub(crate) guest: cpuid::Guest,
     pub(crate) msrs: KBox<MsrFile>,
     pub(crate) tsc_offset: u64,
+    /// What the guest and the host share.
+    pub(crate) paravirt: paravirt::Paravirt,
     /// What the APIC timer waits for.
     pub(crate) timer: apic::Timer,
     /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
@@ -142,6 +145,7 @@ impl Vcpu {
         let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
         let shared = VcpuShared::new(id, lapic.identity())?;
         let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
+        let (tsc_offset, paravirt) = paravirt::Paravirt::new(&vm);
         let memory = vm.memory();
         let apic_page = in_kernel.then(|| memory.apic_page());
         let backend = hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page)?;
@@ -171,7 +175,8 @@ impl Vcpu {
                     MsrFile::new(Default::default(), &cpu.feature_msrs, cpu.vendor),
                     GFP_KERNEL_ACCOUNT,
                 )?,
-                tsc_offset: 0,
+                tsc_offset,
+                paravirt,
                 timer: apic::Timer::Stop,
                 deadline: None,
                 signal_mask: None,
@@ -246,6 +251,7 @@ impl FileOperations for Vcpu {
                 let cap: u64 = uapi::get(arg)?;
                 state.msrs.setup_mce(cap)?;
             }
+            uapi::KVMCLOCK_CTRL => state.guest_was_stopped()?,
             uapi::GET_TSC_KHZ => return Ok(state.vm.tsc_khz() as isize),
             // Only the host's frequency can be had; 0 asks for it, too.
             uapi::SET_TSC_KHZ => {

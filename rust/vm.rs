@@ -20,6 +20,7 @@ use kernel::{
 use crate::{
     backend::Hardware,
     caps,
+    clock::VmTime,
     eventfd::Doorbells,
     host::{
         cpu,
@@ -36,6 +37,7 @@ use crate::{
     uapi,
     vcpu::{
         table::{
+            news,
             VcpuTable,
             MAX_VCPUS, //
         },
@@ -52,6 +54,8 @@ pub(crate) struct Vm {
     #[pin]
     memory: Watched<Memory>,
     interrupts: Arc<Interrupts>,
+    #[pin]
+    time: VmTime,
     boot_cpu: Atomic<u32>,
     #[pin]
     doorbells: Doorbells,
@@ -76,6 +80,7 @@ impl Vm {
             try_pin_init!(Self {
                 memory <- Watched::new(memory),
                 interrupts,
+                time <- VmTime::new(),
                 boot_cpu: Atomic::new(0),
                 doorbells <- Doorbells::new(),
                 creating <- new_mutex!(()),
@@ -97,6 +102,11 @@ impl Vm {
     #[inline(always)]
     pub(crate) fn interrupts(&self) -> &Interrupts {
         &self.interrupts
+    }
+
+    /// Returns the clocks.
+    pub(crate) fn time(&self) -> &VmTime {
+        &self.time
     }
 
     /// Returns the number of the vCPU that starts by itself.
@@ -232,6 +242,11 @@ impl FileOperations for Vm {
             uapi::SET_NR_MMU_PAGES => return Err(EINVAL),
             uapi::IOEVENTFD => this.doorbells.change(&uapi::get(arg)?)?,
             uapi::CREATE_IRQCHIP => this.create_irqchip()?,
+            uapi::GET_CLOCK => uapi::put(arg, &this.time.get_clock())?,
+            uapi::SET_CLOCK => {
+                this.time.set_clock(&uapi::get(arg)?)?;
+                this.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
+            }
             uapi::CREATE_PIT => this.create_pit(uapi::KVM_PIT_SPEAKER_DUMMY)?,
             uapi::CREATE_PIT2 => this.create_pit(uapi::get::<uapi::kvm_pit_config>(arg)?.flags)?,
             uapi::SET_BOOT_CPU_ID => this.set_boot_cpu(arg)?,

@@ -112,6 +112,17 @@ void vireo_wait_init(struct rcuwait *wait);
 int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg);
 
 u64 vireo_tsc_khz(void);
+
+/* One moment of the host, by all its clocks. */
+struct vireo_moment {
+	u64 tsc;
+	u64 raw_ns;	/* since boot, suspended time included, at the TSC's own rate */
+	u64 real_ns;	/* CLOCK_REALTIME */
+	bool stable;	/* the clocks are computed from the TSC */
+};
+
+void vireo_now(struct vireo_moment *moment);
+u64 vireo_run_delay(void);
 void vireo_kick_cpu(int cpu);
 void vireo_call_on_cpu(int cpu);
 

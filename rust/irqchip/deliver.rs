@@ -84,7 +84,8 @@ pub(crate) fn send_ipi(vcpus: &VcpuTable, sender: u32, ipi: &Ipi) {
     }
 }
 
-fn post(vcpu: &VcpuShared, delivery: DeliveryMode, vector: u8, trigger: Trigger) {
+/// Posts a delivery to a vCPU, whose local APIC accepts it.
+pub(crate) fn post(vcpu: &VcpuShared, delivery: DeliveryMode, vector: u8, trigger: Trigger) {
     match delivery {
         DeliveryMode::Fixed | DeliveryMode::LowestPriority => vcpu.post(vector, trigger),
         DeliveryMode::Nmi => vcpu.tell(news::NMI),

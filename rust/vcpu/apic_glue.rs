@@ -105,6 +105,7 @@ impl State {
         if bits & news::EXTINT != 0 {
             self.extint = true;
         }
+        self.take_paravirt_news(bits);
         if bits & news::NMI != 0 {
             let irq = IrqOff::new();
             let in_service = self.backend.blocking(&irq).nmi;

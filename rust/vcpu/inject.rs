@@ -154,6 +154,9 @@ impl State {
 
     /// Whether a halted vCPU has a reason to run.
     pub(super) fn wakes(&mut self) -> bool {
+        if self.paravirt.take_kick() {
+            return true;
+        }
         let irq = IrqOff::new();
         let window = self.window(&irq);
         drop(irq);

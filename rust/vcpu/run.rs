@@ -65,6 +65,7 @@ impl State {
 
     fn run_loaded(&mut self) -> Result {
         self.has_run = true;
+        self.paravirt_enters();
         if self.lapic.is_none() {
             // The VMM's APIC has a task priority, which it sets here.
             let cr8 = self.run.cr8();
@@ -99,6 +100,7 @@ impl State {
             if self.mp_state != MpState::Runnable && !self.block()? {
                 continue;
             }
+            self.share_with_guest();
             let Some(left) = self.enter() else { continue };
             if self.handle(&left)? == Next::ToUser {
                 return Ok(());
@@ -145,11 +147,13 @@ impl State {
     fn enter(&mut self) -> Option<Left> {
         let irq = IrqOff::new();
         let waiter = &self.shared.timer.waiter;
-        waiter.entering(cpu::this_cpu(&irq));
+        let cpu = cpu::this_cpu(&irq);
+        waiter.entering(cpu);
         // From here on whoever wants something sends an interrupt, which ends the guest's run at once.
         if sched::exit_work_pending()
             || !self.shared.inbox().is_empty()
             || self.shared.timer.has_fired()
+            || self.paravirt.runs_on(cpu)
         {
             waiter.left();
             return None;

@@ -43,6 +43,10 @@ pub(crate) mod news {
     pub(crate) const STARTUP: u32 = 1 << 3;
     /// The PICs ask for an interrupt.
     pub(crate) const EXTINT: u32 = 1 << 4;
+    /// The VM's clock has been changed.
+    pub(crate) const CLOCK: u32 = 1 << 5;
+    /// Another vCPU ends this one's HLT.
+    pub(crate) const KICK: u32 = 1 << 6;
 }
 
 /// What has been sent to a vCPU and not been taken by it.

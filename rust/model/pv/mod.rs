@@ -3,7 +3,8 @@
 //! What Linux guests use of a hypervisor that says "KVMKVMKVM": feature bits, MSRs, pages shared with the
 //! guest, and hypercalls. Documentation/virt/kvm/x86/{cpuid,msr,hypercalls}.rst of the kernel describe them.
 //!
-//! The paravirtual clock is in [`crate::model::clock::pvclock`].
+//! The paravirtual clock is in [`crate::model::clock::pvclock`]; which MSRs come with which feature is in
+//! [`crate::model::msr`].
 
 pub mod async_pf;
 pub mod eoi;
@@ -12,11 +13,11 @@ pub mod steal;
 
 /// Bits of CPUID leaf 0x40000001, register EAX.
 pub mod feature {
-    /// The clock of `msr::WALL_CLOCK` and `msr::SYSTEM_TIME`.
+    /// The clock by the first pair of MSRs, 0x11 and 0x12.
     pub const CLOCKSOURCE: u32 = 1 << 0;
     /// Delays after port accesses are not needed.
     pub const NOP_IO_DELAY: u32 = 1 << 1;
-    /// The clock of `msr::WALL_CLOCK_NEW` and `msr::SYSTEM_TIME_NEW`.
+    /// The clock by the second pair of MSRs, 0x4b564d00 and 0x4b564d01.
     pub const CLOCKSOURCE2: u32 = 1 << 3;
     /// Asynchronous page faults.
     pub const ASYNC_PF: u32 = 1 << 4;
@@ -50,45 +51,6 @@ pub mod hint {
     pub const REALTIME: u32 = 1 << 0;
 }
 
-/// Model-specific registers.
-pub mod msr {
-    /// `MSR_KVM_WALL_CLOCK`.
-    pub const WALL_CLOCK: u32 = 0x11;
-    /// `MSR_KVM_SYSTEM_TIME`.
-    pub const SYSTEM_TIME: u32 = 0x12;
-    /// `MSR_KVM_WALL_CLOCK_NEW`.
-    pub const WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
-    /// `MSR_KVM_SYSTEM_TIME_NEW`.
-    pub const SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
-    /// `MSR_KVM_ASYNC_PF_EN`.
-    pub const ASYNC_PF_EN: u32 = 0x4b56_4d02;
-    /// `MSR_KVM_STEAL_TIME`.
-    pub const STEAL_TIME: u32 = 0x4b56_4d03;
-    /// `MSR_KVM_PV_EOI_EN`.
-    pub const PV_EOI_EN: u32 = 0x4b56_4d04;
-    /// `MSR_KVM_POLL_CONTROL`.
-    pub const POLL_CONTROL: u32 = 0x4b56_4d05;
-    /// `MSR_KVM_ASYNC_PF_INT`.
-    pub const ASYNC_PF_INT: u32 = 0x4b56_4d06;
-    /// `MSR_KVM_ASYNC_PF_ACK`.
-    pub const ASYNC_PF_ACK: u32 = 0x4b56_4d07;
-
-    /// Returns the feature that brings `msr`, or `None` when it is no register of this interface.
-    pub const fn feature(msr: u32) -> Option<u32> {
-        use super::feature;
-        Some(match msr {
-            WALL_CLOCK | SYSTEM_TIME => feature::CLOCKSOURCE,
-            WALL_CLOCK_NEW | SYSTEM_TIME_NEW => feature::CLOCKSOURCE2,
-            ASYNC_PF_EN => feature::ASYNC_PF,
-            STEAL_TIME => feature::STEAL_TIME,
-            PV_EOI_EN => feature::PV_EOI,
-            POLL_CONTROL => feature::POLL_CONTROL,
-            ASYNC_PF_INT | ASYNC_PF_ACK => feature::ASYNC_PF_INT,
-            _ => return None,
-        })
-    }
-}
-
 /// A fault of the guest's: the value of an MSR that it can't have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gp;
@@ -103,21 +65,4 @@ pub enum Area {
     Off,
     /// At this guest-physical address.
     At(u64),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn registers_come_with_features() {
-        assert_eq!(msr::feature(0x11), Some(1));
-        assert_eq!(msr::feature(0x4b56_4d00), Some(1 << 3));
-        assert_eq!(msr::feature(0x4b56_4d07), Some(1 << 14));
-        assert_eq!(msr::feature(0x4b56_4d08), None);
-        let registers: Vec<u32> = (0x4b56_4d00..0x4b56_4e00)
-            .filter(|&m| msr::feature(m).is_some())
-            .collect();
-        assert_eq!(registers, (0x4b56_4d00..=0x4b56_4d07).collect::<Vec<_>>());
-    }
 }
