@@ -545,12 +545,17 @@ impl Machine for VcpuMachine<'_> {
 
     fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop> {
         self.watch_port(port, buf.len());
+        if self.state.vm.interrupts().port_read(port, buf) {
+            return Ok(());
+        }
         self.state.emulation.read(Target::Port(port), buf)
     }
 
     fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
         self.watch_port(port, data.len());
-        if self.state.vm.doorbells().ring(Bus::Port, port.into(), data) {
+        if self.state.vm.interrupts().port_write(port, data)
+            || self.state.vm.doorbells().ring(Bus::Port, port.into(), data)
+        {
             return Ok(());
         }
         self.state.emulation.write(Target::Port(port), data)
