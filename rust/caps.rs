@@ -5,7 +5,12 @@
 use kernel::prelude::*;
 
 use crate::{
-    model::memslot,
+    clock,
+    irqchip,
+    model::{
+        memslot,
+        route, //
+    },
     uapi,
     vcpu::table::MAX_VCPUS,
     vm::MAX_VCPU_ID, //
@@ -46,11 +51,25 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_IOEVENTFD_NO_LENGTH
         | uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH
         | uapi::KVM_CAP_SIGNAL_MSI
+        | uapi::KVM_CAP_MSI_DEVID
+        | uapi::KVM_CAP_KVMCLOCK_CTRL
+        | uapi::KVM_CAP_STEAL_TIME
+        | uapi::KVM_CAP_IRQFD
+        | uapi::KVM_CAP_IRQFD_RESAMPLE
+        | uapi::KVM_CAP_PIT2
+        | uapi::KVM_CAP_PIT_STATE2
+        | uapi::KVM_CAP_REINJECT_CONTROL
+        | uapi::KVM_CAP_SPLIT_IRQCHIP
+        | uapi::KVM_CAP_SET_BOOT_CPU_ID
+        | uapi::KVM_CAP_ENABLE_CAP_VM
         | uapi::KVM_CAP_READONLY_MEM
         | uapi::KVM_CAP_IOAPIC_POLARITY_IGNORED
         | uapi::KVM_CAP_CHECK_EXTENSION_VM
         | uapi::KVM_CAP_IMMEDIATE_EXIT
         | uapi::KVM_CAP_GET_MSR_FEATURES => 1,
+        uapi::KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,
+        uapi::KVM_CAP_IRQ_ROUTING => route::MAX_ROUTES as isize,
+        uapi::KVM_CAP_X2APIC_API => irqchip::lines::APIC_API_FLAGS as isize,
         uapi::KVM_CAP_NR_VCPUS => online_cpus().min(MAX_VCPUS) as isize,
         uapi::KVM_CAP_MAX_VCPUS => MAX_VCPUS as isize,
         uapi::KVM_CAP_MAX_VCPU_ID => MAX_VCPU_ID as isize,

@@ -51,9 +51,6 @@ pub(crate) enum Next {
     ToUser,
 }
 
-/// What a hypercall returns that does not exist (`-KVM_ENOSYS`).
-const NO_SUCH_HYPERCALL: u64 = -1000i64 as u64;
-
 impl State {
     /// Handles an exit.
     #[inline]
@@ -180,7 +177,7 @@ impl State {
     }
 
     fn hypercall(&mut self) -> Result<Next> {
-        self.regs.gpr[Gpr::Rax.index()] = NO_SUCH_HYPERCALL;
+        self.regs.gpr[Gpr::Rax.index()] = self.guest_call();
         self.skip()
     }
 

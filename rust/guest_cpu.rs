@@ -16,6 +16,7 @@ use crate::{
             Vendor, //
         },
         msr::FeatureMsrs,
+        pv::feature,
         x86::{
             msr,
             xcr0, //
@@ -27,8 +28,15 @@ use crate::{
 /// nothing else (PKRU and AMX do).
 const XCR0_OFFERED: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
 
-/// `KVM_FEATURE_NOP_IO_DELAY`: writes to port 0x80 for a delay are a waste, so Linux leaves them out.
-const NOP_IO_DELAY: u32 = 1 << 1;
+/// What guests and this host do for each other. Writes to port 0x80 for a delay are a waste, so Linux leaves
+/// them out.
+const PARAVIRT: u32 = feature::CLOCKSOURCE
+    | feature::NOP_IO_DELAY
+    | feature::CLOCKSOURCE2
+    | feature::STEAL_TIME
+    | feature::PV_UNHALT
+    | feature::PV_SEND_IPI
+    | feature::CLOCKSOURCE_STABLE;
 
 /// This machine's processor.
 pub(crate) struct Host;
@@ -72,7 +80,7 @@ impl GuestCpu {
         let provides = Provides {
             xcr0: host_xcr0 & XCR0_OFFERED & hardware.xcr0,
             xss: 0,
-            paravirt: NOP_IO_DELAY,
+            paravirt: PARAVIRT,
             ..hardware
         };
         GUEST_CPU.populate(Self {

@@ -1,191 +1,299 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Interrupt routing in a VM: the I/O APIC, messages, and the way to the local APICs.
+//! The interrupt controllers of a VM, and what hangs on their inputs.
 //!
-//! A sender never touches another vCPU's local APIC: it posts to the vCPU's inbox, and the vCPU moves what
-//! it finds there into its APIC before it enters the guest. So senders may be in any context.
+//! Three layers, each of which knows only those below it: [`deliver`] reaches the local APICs; [`lines`] has
+//! the routes, the PICs and the I/O APIC; and [`Interrupts`] has those who want to know when the guest has
+//! handled an interrupt: the PIT and the resamplers. Eventfds and the PIT's timer raise lines from any
+//! context, so they hold the middle layer only. Handled interrupts are told by vCPUs.
 
 use kernel::{
-    new_spinlock_irq,
+    new_mutex,
     prelude::*,
-    sync::SpinLockIrq, //
-};
-
-use crate::{
-    model::{
-        apic::{
-            arbitrate,
-            Candidate,
-            Eoi,
-            Ipi,
-            Sender, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
         },
-        ioapic::{
-            self,
-            Effect,
-            Ioapic,
-            IoapicState,
-            Line, //
-        },
-        msi::{
-            DeliveryMode,
-            Message,
-            Trigger, //
-        }, //
-    },
-    vcpu::table::{
-        news,
-        VcpuShared,
-        VcpuTable, //
+        Arc,
+        Mutex,
+        SetOnce, //
     }, //
 };
 
-/// The interrupt controllers that a VM's vCPUs share.
-#[pin_data]
-pub(crate) struct Irqchip {
-    #[pin]
-    ioapic: SpinLockIrq<Ioapic>,
+use crate::{
+    host::cpu,
+    model::{
+        apic::Eoi,
+        ioapic,
+        pic::PicPair,
+        pit::Pit,
+        route::{
+            self,
+            Target, //
+        }, //
+    },
+    vcpu::table::VcpuTable, //
+};
+
+pub(crate) mod deliver;
+mod ioctl;
+mod irqfd;
+pub(crate) mod lines;
+mod pit;
+
+use irqfd::Irqfds;
+use lines::{
+    source,
+    Lines, //
+};
+use pit::PitDevice;
+
+/// The GSI of the PIT.
+const PIT_GSI: u32 = 0;
+
+/// Which controllers the kernel has.
+enum Kind {
+    /// The PICs, the I/O APIC and the local APICs.
+    Full,
+    /// The local APICs; GSIs below this number are the pins of the VMM's I/O APIC.
+    Split(u32),
 }
 
-impl Irqchip {
-    /// Makes the controllers in their reset state.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            ioapic <- new_spinlock_irq!(Ioapic::new(ioapic::VERSION_82093AA)),
-        })
+/// A VM's interrupt controllers.
+#[pin_data]
+pub(crate) struct Interrupts {
+    // Dropped first: no signal after that.
+    #[pin]
+    irqfds: Irqfds,
+    lines: Arc<Lines>,
+    kind: SetOnce<Kind>,
+    pit: SetOnce<Arc<PitDevice>>,
+    /// Vectors of edge-triggered pins whose completion someone wants to know.
+    watched: [Atomic<u64>; 4],
+    /// Held while `watched` is computed.
+    #[pin]
+    watching: Mutex<()>,
+}
+
+impl Interrupts {
+    /// Makes a VM's interrupt part, without controllers, for `vcpus`.
+    pub(crate) fn new(vcpus: Arc<VcpuTable>) -> Result<Arc<Self>> {
+        let lines = Lines::new(vcpus)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                irqfds <- Irqfds::new(),
+                lines,
+                kind: SetOnce::new(),
+                pit: SetOnce::new(),
+                watched: [const { Atomic::new(0) }; 4],
+                watching <- new_mutex!(()),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 
-    /// Sets the level of input `pin`. Returns what `KVM_IRQ_LINE_STATUS` reports: the number of vCPUs that
-    /// took the interrupt, 0 when it merged with one that is pending, -1 when it is masked.
-    pub(crate) fn set_line(&self, vcpus: &VcpuTable, pin: u8, level: bool) -> i32 {
-        let mut ioapic = self.ioapic.lock();
-        let line = ioapic.set_irq(pin, 0, level);
-        let mut accepted = 0;
-        if let Line::Deliver(message) = line {
-            accepted = deliver(vcpus, &message).unwrap_or(0);
-            if accepted == 0 {
-                ioapic.not_accepted(pin);
+    /// Returns the lines.
+    #[inline(always)]
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// Whether the local APICs are in the kernel.
+    pub(crate) fn has_apics(&self) -> bool {
+        self.kind.as_ref().is_some()
+    }
+
+    /// Whether the PICs and the I/O APIC are, too.
+    pub(crate) fn has_chips(&self) -> bool {
+        matches!(self.kind.as_ref(), Some(Kind::Full))
+    }
+
+    /// A vCPU has completed an interrupt. Returns whether the VMM must hear of it.
+    pub(crate) fn eoi(&self, eoi: &Eoi) -> bool {
+        match self.kind.as_ref() {
+            Some(Kind::Full) => {
+                if eoi.broadcast || self.is_watched(eoi.vector) {
+                    self.eoi_slow(eoi);
+                }
+                false
+            }
+            Some(Kind::Split(pins)) => {
+                eoi.broadcast
+                    && self
+                        .lines
+                        .with_routes(|routes| route::is_split_pin_vector(routes, *pins, eoi.vector))
+            }
+            None => false,
+        }
+    }
+
+    fn eoi_slow(&self, eoi: &Eoi) {
+        // A resampler lowers its line before the I/O APIC looks at it again.
+        let pins = self.lines.ioapic_pins(eoi.vector);
+        for pin in (0u8..).take(ioapic::PINS) {
+            if pins >> pin & 1 != 0 {
+                self.target_done(Target::Ioapic(pin));
             }
         }
-        line.status(accepted)
-    }
-
-    /// Tells the I/O APIC that an interrupt has been handled.
-    pub(crate) fn eoi(&self, vcpus: &VcpuTable, eoi: &Eoi) {
         if eoi.broadcast {
-            self.ioapic
-                .lock()
-                .eoi(eoi.vector, |_pin, message| is_taken(vcpus, &message));
+            self.lines.ioapic_eoi(eoi.vector);
         }
     }
 
-    /// Returns the offset in the I/O APIC's window, if the address is there.
-    pub(crate) fn ioapic_offset(&self, gpa: u64) -> Option<u32> {
-        let offset = gpa.wrapping_sub(self.ioapic.lock().base_address());
-        (offset < ioapic::WINDOW_BYTES).then_some(offset as u32)
+    fn is_watched(&self, vector: u8) -> bool {
+        let word = self.watched.get(usize::from(vector >> 6));
+        word.is_some_and(|word| word.load(Relaxed) >> (vector & 63) & 1 != 0)
     }
 
-    /// Reads a register of the I/O APIC.
-    pub(crate) fn ioapic_read(&self, offset: u32, length: u32) -> u64 {
-        self.ioapic.lock().mmio_read(offset, length)
+    /// Computes which vectors are watched, after a route, an entry or a watcher has changed.
+    fn update_watched(&self) {
+        let _watching = self.watching.lock();
+        let mut words = [0u64; 4];
+        for pin in (0u8..).take(ioapic::PINS) {
+            let gsi = self.lines.gsi_of(Target::Ioapic(pin));
+            if gsi.is_some_and(|gsi| self.wants_completion(gsi)) {
+                let vector = self.lines.ioapic_vector(pin);
+                if let Some(word) = words.get_mut(usize::from(vector >> 6)) {
+                    *word |= 1 << (vector & 63);
+                }
+            }
+        }
+        for (to, from) in self.watched.iter().zip(words) {
+            to.store(from, Relaxed);
+        }
+    }
+
+    fn wants_completion(&self, gsi: u32) -> bool {
+        let by_pit = gsi == PIT_GSI && self.pit.as_ref().is_some_and(|pit| pit.reinjects());
+        by_pit || self.irqfds.resamples(gsi)
+    }
+
+    /// The interrupt of `target`, an input of a controller, has been handled.
+    fn target_done(&self, target: Target) {
+        let Some(gsi) = self.lines.gsi_of(target) else {
+            return;
+        };
+        if gsi == PIT_GSI {
+            if let Some(pit) = self.pit.as_ref() {
+                pit.acked();
+            }
+        }
+        self.irqfds.resample(&self.lines, gsi);
+    }
+
+    /// The inputs of the PICs in `acked` have been handled, those in `unmasked` have been unmasked.
+    fn pic_done(&self, effect: crate::model::pic::Effect) {
+        for pin in (0u8..).take(crate::model::pic::PINS) {
+            let target = route::pic_target(pin);
+            if effect.acked >> pin & 1 != 0 {
+                self.target_done(target);
+            }
+            if effect.unmasked >> pin & 1 != 0 {
+                self.target_unmasked(target);
+            }
+        }
+    }
+
+    /// An edge that was lost while `target` was masked will not be handled any more.
+    fn target_unmasked(&self, target: Target) {
+        if let Some(pit) = self.pit.as_ref() {
+            if self.lines.gsi_of(target) == Some(PIT_GSI) {
+                pit.unmasked();
+            }
+        }
+    }
+
+    /// Whether the PICs ask for an interrupt.
+    #[inline]
+    pub(crate) fn pic_output(&self) -> bool {
+        self.lines.pic_output()
+    }
+
+    /// Takes the PICs' interrupt, if they still ask for one, and returns its vector.
+    pub(crate) fn take_pic(&self) -> Option<u8> {
+        let (vector, effect) = self.lines.take_pic()?;
+        self.pic_done(effect);
+        Some(vector)
+    }
+
+    /// Returns the offset in the I/O APIC's window, if there is one and the address is there.
+    pub(crate) fn ioapic_offset(&self, gpa: u64) -> Option<u32> {
+        self.lines.ioapic_offset(gpa)
     }
 
     /// Writes a register of the I/O APIC.
-    pub(crate) fn ioapic_write(&self, vcpus: &VcpuTable, offset: u32, length: u32, value: u64) {
-        let mut ioapic = self.ioapic.lock();
-        match ioapic.mmio_write(offset, length, value) {
-            Effect::None => {}
-            Effect::Entry(write) => {
-                if let Some(message) = write.deliver {
-                    if !is_taken(vcpus, &message) {
-                        ioapic.not_accepted(write.pin);
-                    }
+    pub(crate) fn ioapic_write(&self, offset: u32, length: u32, value: u64) {
+        match self.lines.ioapic_write(offset, length, value) {
+            ioapic::Effect::None => {}
+            ioapic::Effect::Entry(write) => {
+                if write.mask == Some(false) {
+                    self.target_unmasked(Target::Ioapic(write.pin));
+                }
+                if write.mask.is_some() || write.route {
+                    self.update_watched();
                 }
             }
-            Effect::Eoi(vector) => {
-                ioapic.eoi(vector, |_pin, message| is_taken(vcpus, &message));
-            }
+            ioapic::Effect::Eoi(vector) => self.eoi_slow(&Eoi {
+                vector,
+                trigger: crate::model::msi::Trigger::Level,
+                broadcast: true,
+            }),
         }
     }
 
-    /// Returns the I/O APIC's state for `KVM_GET_IRQCHIP`.
-    pub(crate) fn ioapic_state(&self) -> IoapicState {
-        self.ioapic.lock().state()
-    }
-
-    /// Replaces it.
-    pub(crate) fn set_ioapic_state(&self, vcpus: &VcpuTable, state: &IoapicState) {
-        self.ioapic
-            .lock()
-            .set_state(state, |_pin, message| is_taken(vcpus, &message));
-    }
-}
-
-/// Sends a device's message. Returns how many vCPUs took it, or `None` when it is addressed to none.
-pub(crate) fn deliver(vcpus: &VcpuTable, message: &Message) -> Option<i32> {
-    let addressed = |vcpu: &VcpuShared| {
-        let (dest, mode) = (message.dest, message.dest_mode);
-        vcpu.identity().matches(dest, mode, Sender::Device)
-    };
-    let taking = || {
-        vcpus
-            .iter()
-            .filter(|vcpu| vcpu.identity().takes(message, Sender::Device))
-    };
-    if !vcpus.iter().any(|vcpu| addressed(vcpu)) {
-        return None;
-    }
-    if message.to_one() {
-        let candidates = taking()
-            .enumerate()
-            .map(|(index, _)| Candidate { index, ppr: 0 });
-        let chosen = arbitrate(message.vector, candidates);
-        let Some(vcpu) = chosen.and_then(|index| taking().nth(index)) else {
-            return Some(0);
+    /// Writes to `port`. `false` when there is no device of the kernel's.
+    pub(crate) fn port_write(&self, port: u16, data: &[u8]) -> bool {
+        if !self.claims(port, data.len()) {
+            return false;
+        }
+        // The chips are 8 bits wide; as in KVM, a wider write to the PICs does nothing, and of one to the
+        // PIT the low byte counts.
+        let [value, rest @ ..] = data else {
+            return true;
         };
-        post(vcpu, message.delivery, message.vector, message.trigger);
-        return Some(1);
-    }
-    let mut count = 0;
-    for vcpu in taking() {
-        post(vcpu, message.delivery, message.vector, message.trigger);
-        count += 1;
-    }
-    Some(count)
-}
-
-fn is_taken(vcpus: &VcpuTable, message: &Message) -> bool {
-    deliver(vcpus, message).is_some_and(|count| count != 0)
-}
-
-/// Sends an inter-processor interrupt of vCPU `sender`.
-pub(crate) fn send_ipi(vcpus: &VcpuTable, sender: u32, ipi: &Ipi) {
-    let reached =
-        |vcpu: &&kernel::sync::Arc<VcpuShared>| ipi.reaches(&vcpu.identity(), vcpu.id == sender);
-    if ipi.delivery == DeliveryMode::LowestPriority {
-        let candidates = vcpus
-            .iter()
-            .enumerate()
-            .filter(|(_, vcpu)| reached(vcpu))
-            .map(|(index, _)| Candidate { index, ppr: 0 });
-        let chosen = arbitrate(ipi.vector, candidates);
-        if let Some(vcpu) = chosen.and_then(|index| vcpus.iter().nth(index)) {
-            post(vcpu, ipi.delivery, ipi.vector, Trigger::Edge);
+        if PicPair::claims(port, 1) {
+            if rest.is_empty() {
+                let effect = self.lines.pic_write(port, *value);
+                self.pic_done(effect);
+            }
+        } else if let Some(pit) = self.pit.as_ref() {
+            pit.write(port, *value);
         }
-        return;
+        true
     }
-    for vcpu in vcpus.iter().filter(reached) {
-        post(vcpu, ipi.delivery, ipi.vector, Trigger::Edge);
+
+    /// Reads from `port`. `false` when there is no device of the kernel's.
+    pub(crate) fn port_read(&self, port: u16, data: &mut [u8]) -> bool {
+        if !self.claims(port, data.len()) {
+            return false;
+        }
+        data.fill(0);
+        let narrow = data.len() == 1;
+        let Some(first) = data.first_mut() else {
+            return true;
+        };
+        if PicPair::claims(port, 1) {
+            if narrow {
+                let (value, effect) = self.lines.pic_read(port);
+                *first = value;
+                self.pic_done(effect);
+            }
+        } else if let Some(pit) = self.pit.as_ref() {
+            *first = pit.read(port);
+        }
+        true
+    }
+
+    #[inline]
+    fn claims(&self, port: u16, length: usize) -> bool {
+        let by_pit = |pit: &Arc<PitDevice>| Pit::claims(port, length, pit.has_speaker());
+        (PicPair::claims(port, length) && self.has_chips())
+            || (Pit::claims(port, length, true) && self.pit.as_ref().is_some_and(by_pit))
     }
 }
 
-fn post(vcpu: &VcpuShared, delivery: DeliveryMode, vector: u8, trigger: Trigger) {
-    match delivery {
-        DeliveryMode::Fixed | DeliveryMode::LowestPriority => vcpu.post(vector, trigger),
-        DeliveryMode::Nmi => vcpu.tell(news::NMI),
-        DeliveryMode::Init => vcpu.tell(news::INIT),
-        DeliveryMode::StartUp => vcpu.start_up(vector),
-        // There is no PIC in the kernel yet that could give the vector, and no SMM.
-        DeliveryMode::ExtInt | DeliveryMode::Smi | DeliveryMode::Reserved => {}
-    }
+/// The time of the PIT.
+fn now() -> u64 {
+    cpu::now_ns()
 }

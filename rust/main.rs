@@ -19,6 +19,7 @@ use kernel::{
 mod backend;
 mod bindings;
 mod caps;
+mod clock;
 mod dev;
 mod errno;
 mod eventfd;

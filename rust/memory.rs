@@ -27,6 +27,7 @@ use kernel::{
             Full,
             Relaxed, //
         },
+        Arc,
         Mutex,
         SpinLock, //
     }, //
@@ -125,7 +126,7 @@ pub(crate) struct Memory {
     slots_lock: Mutex<()>,
     generation: Atomic<u64>,
     /// The vCPUs that may have translations in their CPU's TLB.
-    pub(crate) vcpus: VcpuTable,
+    pub(crate) vcpus: Arc<VcpuTable>,
     root: Hpa,
     /// What is mapped at the local APICs' address while the processor virtualises accesses to it: nothing
     /// ever gets there.
@@ -147,7 +148,11 @@ pub(crate) enum Fault {
 
 impl Memory {
     /// Makes an empty memory for the current process.
-    pub(crate) fn new(format: Nested, largest: PageSize) -> Result<impl PinInit<Self, Error>> {
+    pub(crate) fn new(
+        format: Nested,
+        largest: PageSize,
+        vcpus: Arc<VcpuTable>,
+    ) -> Result<impl PinInit<Self, Error>> {
         let mut spare = Spare::default();
         spare.fill()?;
         let mut garbage = Garbage::new();
@@ -174,7 +179,7 @@ impl Memory {
             }),
             slots_lock <- new_mutex!(()),
             generation: Atomic::new(1),
-            vcpus: VcpuTable::new(),
+            vcpus,
             root,
             apic_page: HostPage::new()?,
             apic_moved: Atomic::new(0),
@@ -277,6 +282,13 @@ impl Memory {
         let hva = self.hva(gpa.gfn(), false).ok_or(EFAULT)?;
         let hva = hva.checked_add(gpa.page_offset()).ok_or(EFAULT)?;
         user::copy_in(hva, to)
+    }
+
+    /// Writes guest memory, which must not cross a page.
+    pub(crate) fn write(&self, gpa: Gpa, from: &[u8]) -> Result {
+        let hva = self.hva(gpa.gfn(), true).ok_or(EFAULT)?;
+        let hva = hva.checked_add(gpa.page_offset()).ok_or(EFAULT)?;
+        user::copy_out(hva, from)
     }
 
     /// Maps the page at `gpa` for an access of the guest's. May sleep.

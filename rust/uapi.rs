@@ -58,8 +58,21 @@ ioctls! {
     IRQ_LINE = _IOW::<kvm_irq_level>(KVMIO, 0x61);
     GET_IRQCHIP = _IOWR::<kvm_irqchip>(KVMIO, 0x62);
     SET_IRQCHIP = _IOR::<kvm_irqchip>(KVMIO, 0x63);
+    CREATE_PIT = _IO(KVMIO, 0x64);
+    GET_PIT = _IOWR::<kvm_pit_state>(KVMIO, 0x65);
+    SET_PIT = _IOR::<kvm_pit_state>(KVMIO, 0x66);
     IRQ_LINE_STATUS = _IOWR::<kvm_irq_level>(KVMIO, 0x67);
+    SET_GSI_ROUTING = _IOW::<kvm_irq_routing>(KVMIO, 0x6a);
+    REINJECT_CONTROL = _IO(KVMIO, 0x71);
+    IRQFD = _IOW::<kvm_irqfd>(KVMIO, 0x76);
+    CREATE_PIT2 = _IOW::<kvm_pit_config>(KVMIO, 0x77);
+    SET_BOOT_CPU_ID = _IO(KVMIO, 0x78);
     IOEVENTFD = _IOW::<kvm_ioeventfd>(KVMIO, 0x79);
+    SET_CLOCK = _IOW::<kvm_clock_data>(KVMIO, 0x7b);
+    GET_CLOCK = _IOR::<kvm_clock_data>(KVMIO, 0x7c);
+    GET_PIT2 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
+    SET_PIT2 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
+    ENABLE_CAP = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
     SIGNAL_MSI = _IOW::<kvm_msi>(KVMIO, 0xa5);
 
     // On a vCPU (SET_TSC_KHZ and GET_TSC_KHZ on a VM too).
@@ -93,6 +106,7 @@ ioctls! {
     SET_XSAVE = _IOW::<kvm_xsave>(KVMIO, 0xa5);
     GET_XCRS = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
     SET_XCRS = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
+    KVMCLOCK_CTRL = _IO(KVMIO, 0xad);
     GET_XSAVE2 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
 }
 
@@ -129,6 +143,15 @@ plain!(
     kvm_ioeventfd,
     kvm_ioapic_state,
     kvm_lapic_state,
+    kvm_clock_data,
+    kvm_irq_routing,
+    kvm_irqfd,
+    kvm_pit_config,
+    kvm_reinject_control,
+    kvm_enable_cap,
+    crate::model::pit::PitState2,
+    crate::model::pit::PitChannelState,
+    crate::model::route::RawRoute,
 );
 
 /// Reads a value at the address `arg` of the caller's.

@@ -51,6 +51,7 @@ mod apic_glue;
 mod cpuid_glue;
 mod inject;
 mod msr_glue;
+pub(crate) mod paravirt;
 mod regs;
 mod reset;
 mod run;
@@ -103,6 +104,14 @@ pub(crate) struct State {
     pub(crate) apic_virtualized: bool,
     /// IA32_APIC_BASE where the local APIC is the VMM's.
     pub(crate) apic_base: u64,
+    /// The PICs may have an interrupt for this vCPU.
+    pub(crate) extint: bool,
+    /// The PICs are the VMM's.
+    pub(crate) user_pic: bool,
+    /// The vector of an interrupt of the VMM's PICs, where the local APIC is the kernel's.
+    pub(crate) external: Option<u8>,
+    /// The vector of an interrupt that the VMM's I/O APIC must know is complete.
+    pub(crate) completed: Option<u8>,
     /// CR8 where the local APIC is the VMM's.
     pub(crate) cr8: u64,
     pub(crate) events: Events,
@@ -112,6 +121,8 @@ pub(crate) struct State {
     pub(crate) guest: cpuid::Guest,
     pub(crate) msrs: KBox<MsrFile>,
     pub(crate) tsc_offset: u64,
+    /// What the guest and the host share.
+    pub(crate) paravirt: paravirt::Paravirt,
     /// What the APIC timer waits for.
     pub(crate) timer: apic::Timer,
     /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
@@ -128,12 +139,13 @@ impl Vcpu {
     pub(crate) fn new(vm: Arc<Vm>, id: u32) -> Result<Arc<Self>> {
         let hardware = Hardware::get().ok_or(ENODEV)?;
         let cpu = GuestCpu::get().ok_or(ENODEV)?;
-        let in_kernel = vm.irqchip().is_some();
-        // The boot CPU is number 0.
-        let config = apic::Config::new(id, id == 0);
+        let in_kernel = vm.interrupts().has_apics();
+        let boots = id == vm.boot_cpu();
+        let config = apic::Config::new(id, boots);
         let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
         let shared = VcpuShared::new(id, lapic.identity())?;
         let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
+        let (tsc_offset, paravirt) = paravirt::Paravirt::new(&vm);
         let memory = vm.memory();
         let apic_page = in_kernel.then(|| memory.apic_page());
         let backend = hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page)?;
@@ -149,6 +161,10 @@ impl Vcpu {
                 apic_virtualized: false,
                 apic_base: lapic.base(),
                 lapic: in_kernel.then_some(lapic),
+                extint: false,
+                user_pic: !vm.interrupts().has_chips(),
+                external: None,
+                completed: None,
                 cr8: 0,
                 events: Events::default(),
                 mp_state: MpState::Runnable,
@@ -159,7 +175,8 @@ impl Vcpu {
                     MsrFile::new(Default::default(), &cpu.feature_msrs, cpu.vendor),
                     GFP_KERNEL_ACCOUNT,
                 )?,
-                tsc_offset: 0,
+                tsc_offset,
+                paravirt,
                 timer: apic::Timer::Stop,
                 deadline: None,
                 signal_mask: None,
@@ -174,7 +191,8 @@ impl Vcpu {
             },
             GFP_KERNEL_ACCOUNT,
         )?;
-        state.reset(id == 0);
+        state.reset(boots);
+        state.publish_identity();
         state.update_apic_mode();
         Arc::pin_init(
             pin_init!(Self {
@@ -233,6 +251,7 @@ impl FileOperations for Vcpu {
                 let cap: u64 = uapi::get(arg)?;
                 state.msrs.setup_mce(cap)?;
             }
+            uapi::KVMCLOCK_CTRL => state.guest_was_stopped()?,
             uapi::GET_TSC_KHZ => return Ok(state.vm.tsc_khz() as isize),
             // Only the host's frequency can be had; 0 asks for it, too.
             uapi::SET_TSC_KHZ => {

@@ -7,16 +7,20 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         ArcBorrow,
-        Mutex,
-        SetOnce, //
+        Mutex, //
     }, //
 };
 
 use crate::{
     backend::Hardware,
     caps,
+    clock::VmTime,
     eventfd::Doorbells,
     host::{
         cpu,
@@ -27,22 +31,16 @@ use crate::{
         notifier::Watched,
         sched::NotifiersOn, //
     },
-    irqchip::{
-        self,
-        Irqchip, //
-    },
+    irqchip::Interrupts,
     memory::Memory,
-    model::{
-        ioapic::{
-            self,
-            IoapicState, //
-        },
-        memslot::Request,
-        msi, //
-    },
+    model::memslot::Request,
     uapi,
     vcpu::{
-        table::MAX_VCPUS,
+        table::{
+            news,
+            VcpuTable,
+            MAX_VCPUS, //
+        },
         Vcpu, //
     }, //
 };
@@ -55,7 +53,10 @@ pub(crate) const MAX_VCPU_ID: usize = 256;
 pub(crate) struct Vm {
     #[pin]
     memory: Watched<Memory>,
-    irqchip: SetOnce<Pin<KBox<Irqchip>>>,
+    interrupts: Arc<Interrupts>,
+    #[pin]
+    time: VmTime,
+    boot_cpu: Atomic<u32>,
     #[pin]
     doorbells: Doorbells,
     /// Held while vCPUs or the irqchip are made, which must not overlap.
@@ -72,11 +73,15 @@ impl Vm {
             return Err(EINVAL);
         }
         let (format, largest) = Hardware::get().ok_or(ENODEV)?.tables();
-        let memory = Memory::new(format, largest)?;
+        let vcpus = Arc::new(VcpuTable::new(), GFP_KERNEL_ACCOUNT)?;
+        let interrupts = Interrupts::new(vcpus.clone())?;
+        let memory = Memory::new(format, largest, vcpus)?;
         let vm = Arc::pin_init(
             try_pin_init!(Self {
                 memory <- Watched::new(memory),
-                irqchip: SetOnce::new(),
+                interrupts,
+                time <- VmTime::new(),
+                boot_cpu: Atomic::new(0),
                 doorbells <- Doorbells::new(),
                 creating <- new_mutex!(()),
                 tsc_khz: cpu::tsc_khz(),
@@ -93,10 +98,20 @@ impl Vm {
         &self.memory
     }
 
-    /// Returns the interrupt controllers, if they are in the kernel.
+    /// Returns the interrupt controllers.
     #[inline(always)]
-    pub(crate) fn irqchip(&self) -> Option<&Irqchip> {
-        self.irqchip.as_ref().map(|chip| &**chip)
+    pub(crate) fn interrupts(&self) -> &Interrupts {
+        &self.interrupts
+    }
+
+    /// Returns the clocks.
+    pub(crate) fn time(&self) -> &VmTime {
+        &self.time
+    }
+
+    /// Returns the number of the vCPU that starts by itself.
+    pub(crate) fn boot_cpu(&self) -> u32 {
+        self.boot_cpu.load(Relaxed)
     }
 
     /// Returns the writes that signal an eventfd.
@@ -143,94 +158,42 @@ impl Vm {
 
     fn create_irqchip(&self) -> Result {
         let _creating = self.creating.lock();
-        if self.irqchip().is_some() {
-            return Err(EEXIST);
-        }
+        self.interrupts.create_chips(self.memory().vcpus.len())
+    }
+
+    fn create_pit(&self, flags: u32) -> Result {
+        let _creating = self.creating.lock();
+        self.interrupts.create_pit(flags)
+    }
+
+    fn set_boot_cpu(&self, id: usize) -> Result {
+        let _creating = self.creating.lock();
         if self.memory().vcpus.len() != 0 {
+            return Err(EBUSY);
+        }
+        self.boot_cpu.store(id as u32, Relaxed);
+        Ok(())
+    }
+
+    fn enable_cap(&self, arg: usize) -> Result {
+        let cap: uapi::kvm_enable_cap = uapi::get(arg)?;
+        if cap.flags != 0 {
             return Err(EINVAL);
         }
-        let chip = KBox::pin_init(Irqchip::new(), GFP_KERNEL_ACCOUNT)?;
-        self.irqchip.populate(chip);
-        Ok(())
+        let [first, ..] = cap.args;
+        match cap.cap {
+            uapi::KVM_CAP_SPLIT_IRQCHIP => {
+                let _creating = self.creating.lock();
+                self.interrupts
+                    .create_split(self.memory().vcpus.len(), first)
+            }
+            uapi::KVM_CAP_X2APIC_API => self.interrupts.set_apic_api(first),
+            _ => Err(EINVAL),
+        }
     }
 
     fn set_memory_region(&self, request: Request) -> Result {
         self.memory().set_slot(&request)
-    }
-
-    fn irq_line(&self, arg: usize, report: bool) -> Result {
-        let mut line: uapi::kvm_irq_level = uapi::get(arg)?;
-        let chip = self.irqchip().ok_or(ENXIO)?;
-        // SAFETY: Both members of the union are 32-bit integers.
-        let number = unsafe { line.__bindgen_anon_1.irq };
-        let status = match u8::try_from(number) {
-            Ok(pin) if usize::from(pin) < ioapic::PINS => {
-                chip.set_line(&self.memory().vcpus, pin, line.level != 0)
-            }
-            _ => return Err(EINVAL),
-        };
-        if report {
-            line.__bindgen_anon_1.status = status;
-            uapi::put(arg, &line)?;
-        }
-        Ok(())
-    }
-
-    fn signal_msi(&self, arg: usize) -> Result<isize> {
-        let msi: uapi::kvm_msi = uapi::get(arg)?;
-        if self.irqchip().is_none() || msi.flags != 0 {
-            return Err(EINVAL);
-        }
-        let message = msi::decode(msi.address_lo, msi.address_hi, msi.data, false)?;
-        // As with KVM: a message to nobody is -1, which the caller sees as EPERM.
-        let count = irqchip::deliver(&self.memory().vcpus, &message).ok_or(EPERM)?;
-        Ok(count as isize)
-    }
-
-    fn get_irqchip(&self, arg: usize) -> Result {
-        let mut chip = KBox::new(uapi::get::<uapi::kvm_irqchip>(arg)?, GFP_KERNEL)?;
-        let irqchip = self.irqchip().ok_or(ENXIO)?;
-        if chip.chip_id != uapi::KVM_IRQCHIP_IOAPIC {
-            return Err(EINVAL);
-        }
-        let state = irqchip.ioapic_state();
-        let mut out = uapi::kvm_ioapic_state {
-            base_address: state.base_address,
-            ioregsel: state.ioregsel,
-            id: state.id,
-            irr: state.irr,
-            pad: 0,
-            ..Default::default()
-        };
-        for (to, from) in out.redirtbl.iter_mut().zip(state.redirtbl) {
-            to.bits = from;
-        }
-        chip.chip.ioapic = out;
-        uapi::put(arg, &*chip)
-    }
-
-    fn set_irqchip(&self, arg: usize) -> Result {
-        let chip = KBox::new(uapi::get::<uapi::kvm_irqchip>(arg)?, GFP_KERNEL)?;
-        let irqchip = self.irqchip().ok_or(ENXIO)?;
-        if chip.chip_id != uapi::KVM_IRQCHIP_IOAPIC {
-            return Err(EINVAL);
-        }
-        // SAFETY: Every member of the union is made of integers, and the whole union was read.
-        let given = unsafe { &chip.chip.ioapic };
-        let mut state = IoapicState {
-            base_address: given.base_address,
-            ioregsel: given.ioregsel,
-            id: given.id,
-            irr: given.irr,
-            pad: 0,
-            redirtbl: [0; ioapic::PINS],
-        };
-        for (to, from) in state.redirtbl.iter_mut().zip(&given.redirtbl) {
-            // SAFETY: As above.
-            *to = unsafe { from.bits };
-        }
-        irqchip.set_ioapic_state(&self.memory().vcpus, &state);
-        Ok(())
     }
 }
 
@@ -242,7 +205,6 @@ impl FileOperations for Vm {
         match cmd {
             uapi::CREATE_VCPU => return Self::create_vcpu(this, arg),
             uapi::CHECK_EXTENSION => return caps::check_extension(arg),
-            uapi::SIGNAL_MSI => return this.signal_msi(arg),
             uapi::GET_TSC_KHZ => return Ok(this.tsc_khz as isize),
             uapi::SET_USER_MEMORY_REGION => {
                 let region: uapi::kvm_userspace_memory_region = uapi::get(arg)?;
@@ -280,11 +242,16 @@ impl FileOperations for Vm {
             uapi::SET_NR_MMU_PAGES => return Err(EINVAL),
             uapi::IOEVENTFD => this.doorbells.change(&uapi::get(arg)?)?,
             uapi::CREATE_IRQCHIP => this.create_irqchip()?,
-            uapi::IRQ_LINE => this.irq_line(arg, false)?,
-            uapi::IRQ_LINE_STATUS => this.irq_line(arg, true)?,
-            uapi::GET_IRQCHIP => this.get_irqchip(arg)?,
-            uapi::SET_IRQCHIP => this.set_irqchip(arg)?,
-            _ => return Err(ENOTTY),
+            uapi::GET_CLOCK => uapi::put(arg, &this.time.get_clock())?,
+            uapi::SET_CLOCK => {
+                this.time.set_clock(&uapi::get(arg)?)?;
+                this.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
+            }
+            uapi::CREATE_PIT => this.create_pit(uapi::KVM_PIT_SPEAKER_DUMMY)?,
+            uapi::CREATE_PIT2 => this.create_pit(uapi::get::<uapi::kvm_pit_config>(arg)?.flags)?,
+            uapi::SET_BOOT_CPU_ID => this.set_boot_cpu(arg)?,
+            uapi::ENABLE_CAP => this.enable_cap(arg)?,
+            _ => return this.interrupts.ioctl(cmd, arg).unwrap_or(Err(ENOTTY)),
         }
         Ok(0)
     }

@@ -128,16 +128,31 @@ impl Emulation {
         self.kept = Some((rip, insn, known));
     }
 
+    /// Reads a piece that the VMM has answered already. Returns whether it has.
+    pub(super) fn answer(&mut self, target: Target, data: &mut [u8]) -> bool {
+        match self.reads.list.get(self.reads.used) {
+            Some(piece) if self.reads.used < self.reads.count => {
+                if piece.target != target || piece.length != data.len() {
+                    return false;
+                }
+                for (to, from) in data.iter_mut().zip(piece.data) {
+                    *to = from;
+                }
+                self.reads.used = self.reads.used.saturating_add(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Reads a piece: from the answers, or by asking the VMM.
     pub(super) fn read(&mut self, target: Target, data: &mut [u8]) -> Result<(), Stop> {
-        if let Some(piece) = self.reads.next() {
-            if piece.target != target || piece.length != data.len() {
-                return Err(Stop::Unhandled);
-            }
-            for (to, from) in data.iter_mut().zip(piece.data) {
-                *to = from;
-            }
+        if self.answer(target, data) {
             return Ok(());
+        }
+        if self.reads.used < self.reads.count {
+            // The instruction does not do again what it did before.
+            return Err(Stop::Unhandled);
         }
         self.reads.push(Piece {
             target,
@@ -183,7 +198,7 @@ impl State {
     pub(super) fn handle_undecoded(&mut self, left: &Left) -> Result<Next> {
         let mut bytes = [0; emul::MAX_LEN];
         let mut machine = VcpuMachine::new(self, None);
-        let insn = emul::fetch(&mut machine, &mut bytes);
+        let insn = machine.instruction(&mut bytes);
         let fetched = machine.fetched();
         let insn = match insn {
             Ok(insn) => insn,
@@ -230,7 +245,10 @@ impl State {
                 _ => machine.instruction(&mut bytes),
             };
             let result = match &insn {
-                Ok(insn) => emul::execute(&mut machine, insn),
+                Ok(insn) => {
+                    machine.is_to_execute(insn);
+                    emul::execute(&mut machine, insn)
+                }
                 Err(stop) => Err(*stop),
             };
             match (&result, &insn) {

@@ -32,16 +32,25 @@ impl State {
         if out {
             let value = self.regs.gpr[Gpr::Rax.index()].to_le_bytes();
             let data = value.get(..usize::from(access.size)).unwrap_or(&[]);
-            if self
-                .vm
-                .doorbells()
-                .ring(Bus::Port, access.port.into(), data)
+            if self.vm.interrupts().port_write(access.port, data)
+                || self
+                    .vm
+                    .doorbells()
+                    .ring(Bus::Port, access.port.into(), data)
             {
                 return self.skip();
             }
             self.run.write_pio(data);
             self.pending = Pending::Out;
         } else {
+            let mut bytes = [0u8; 4];
+            let data = bytes
+                .get_mut(..usize::from(access.size))
+                .unwrap_or_default();
+            if self.vm.interrupts().port_read(access.port, data) {
+                self.set_in(access.size, u32::from_le_bytes(bytes).into());
+                return self.skip();
+            }
             self.pending = Pending::In(access.size);
         }
         self.run.set_io(out, access.size, access.port, 1);
@@ -53,7 +62,12 @@ impl State {
         let mut bytes = [0u8; 8];
         let data = bytes.get_mut(..usize::from(size)).unwrap_or_default();
         self.run.read_pio(data);
-        let value = u64::from_le_bytes(bytes);
+        self.set_in(size, u64::from_le_bytes(bytes));
+        self.end_instruction();
+    }
+
+    /// Puts the result of an IN of `size` bytes into RAX.
+    fn set_in(&mut self, size: u8, value: u64) {
         let rax = &mut self.regs.gpr[Gpr::Rax.index()];
         *rax = match size {
             1 => *rax & !0xff | value,
@@ -61,6 +75,5 @@ impl State {
             // A 32-bit result clears the upper half.
             _ => value,
         };
-        self.end_instruction();
     }
 }

@@ -40,7 +40,6 @@ use crate::{
         },
         exit::NestedFault,
         ioevent::Bus,
-        memslot::Slot,
         walk::{
             self,
             AccessKind,
@@ -65,13 +64,14 @@ use crate::{
 pub(super) mod code;
 mod system;
 
-/// An access whose translation the processor has found already.
+/// An access whose translation has been found already: by the processor, or in the first try of an instruction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    linear_page: u64,
-    gpa_page: u64,
+    /// `None` while the processor has told the guest-physical address only.
+    linear_page: Option<u64>,
+    gpa: Gpa,
     write: bool,
-    /// The guest has not run, nor the VMM, since the processor said so.
+    /// The processor has just found out that it is a device, and neither the guest nor the VMM has run since.
     fresh: bool,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct VcpuMachine<'a> {
     cpl: u8,
     cr3: u64,
     efer: u64,
-    slot: Option<Slot>,
+    window: Window,
     known: Option<Known>,
     /// What the processor has fetched at RIP.
     code: CodeBytes,
@@ -112,13 +112,11 @@ impl<'a> VcpuMachine<'a> {
         let efer = context.efer;
         let known = fault
             .filter(|fault| !fault.walk && !fault.fetch)
-            .and_then(|fault| {
-                Some(Known {
-                    linear_page: context.linear? & !(PAGE_SIZE - 1),
-                    gpa_page: fault.gpa.gfn().gpa().raw(),
-                    write: fault.write,
-                    fresh: true,
-                })
+            .map(|fault| Known {
+                linear_page: context.linear.map(page_of),
+                gpa: fault.gpa,
+                write: fault.write,
+                fresh: true,
             });
         Self {
             rsp: context.rsp,
@@ -132,7 +130,7 @@ impl<'a> VcpuMachine<'a> {
             cpl: context.cpl,
             cr3: context.cr3,
             efer,
-            slot: None,
+            window: Window::default(),
             known,
             code: context.code,
             fetched: 0,
@@ -141,6 +139,15 @@ impl<'a> VcpuMachine<'a> {
             ends_nmi: false,
             met: 0,
             state,
+        }
+    }
+
+    /// Says which instruction it is. What the processor has told about an access may not be about any of those
+    /// that the instruction makes here.
+    pub(super) fn is_to_execute(&mut self, insn: &Insn) {
+        let untied = |known: &Known| known.linear_page.is_none();
+        if self.known.as_ref().is_some_and(untied) && !insn.accesses_operand_only() {
+            self.known = None;
         }
     }
 
@@ -228,28 +235,64 @@ impl<'a> VcpuMachine<'a> {
 
     /// Translates a linear address for an access within one page.
     fn translate(&mut self, linear: u64, kind: AccessKind) -> Result<Gpa, Stop> {
-        if let Some(known) = &self.known {
-            // A read is covered by the processor's check of a write; the reverse is not true.
-            let covered = match kind {
-                AccessKind::Read => true,
-                AccessKind::Write => known.write,
-                AccessKind::Fetch => false,
+        if let Some(known) = &mut self.known {
+            let covered = match (kind, known.linear_page) {
+                (AccessKind::Fetch, _) => false,
+                // The access that led here is this one, by its kind and its place in the page.
+                (kind, None) => {
+                    (kind == AccessKind::Write) == known.write
+                        && linear & (PAGE_SIZE - 1) == known.gpa.page_offset()
+                }
+                // A read is covered by the processor's check of a write; the reverse is not true.
+                (kind, Some(page)) => {
+                    (kind == AccessKind::Read || known.write) && page_of(linear) == page
+                }
             };
-            if covered && linear & !(PAGE_SIZE - 1) == known.linear_page {
-                return Ok(Gpa::new(known.gpa_page | linear & (PAGE_SIZE - 1)));
+            if covered {
+                known.linear_page = Some(page_of(linear));
+                let page = known.gpa.gfn().gpa().raw();
+                return Ok(Gpa::new(page | linear & (PAGE_SIZE - 1)));
             }
         }
-        self.walk(linear, Request::explicit(kind, self.cpl, self.rflags))
-            .map(|(gpa, _)| gpa)
+        let gpa = self.walk(linear, Request::explicit(kind, self.cpl, self.rflags))?;
+        if self.known.is_none() && kind != AccessKind::Fetch {
+            self.known = Some(Known {
+                linear_page: Some(page_of(linear)),
+                gpa,
+                write: kind == AccessKind::Write,
+                fresh: false,
+            });
+        }
+        Ok(gpa)
     }
 
     /// Walks the guest's page tables.
-    fn walk(&mut self, linear: u64, request: Request) -> Result<(Gpa, Path), Stop> {
-        let mut tables = Tables {
+    fn walk(&mut self, linear: u64, request: Request) -> Result<Gpa, Stop> {
+        let mut tables = self.tables();
+        let result = walk::walk(&self.paging(), &mut tables, linear, request);
+        self.window = tables.window;
+        result.map(|found| found.gpa).map_err(stop)
+    }
+
+    /// Walks them, and returns the way too.
+    fn walk_path(&mut self, linear: u64, request: Request) -> Result<(Gpa, Path), Stop> {
+        let mut tables = self.tables();
+        let result = walk::walk_path(&self.paging(), &mut tables, linear, request);
+        self.window = tables.window;
+        result.map(|(found, path)| (found.gpa, path)).map_err(stop)
+    }
+
+    #[inline]
+    fn tables(&self) -> Tables<'_> {
+        Tables {
             memory: self.state.vm.memory(),
-            slot: self.slot,
-        };
-        let paging = walk::Config::new(
+            window: self.window,
+        }
+    }
+
+    #[inline]
+    fn paging(&self) -> walk::Config {
+        walk::Config::new(
             self.cr0,
             self.cr3,
             self.cr4,
@@ -258,18 +301,7 @@ impl<'a> VcpuMachine<'a> {
             0,
             self.state.guest.phys_bits,
             true,
-        );
-        let result = walk::walk_path(&paging, &mut tables, linear, request);
-        self.slot = tables.slot;
-        match result {
-            Ok((translation, path)) => Ok((translation.gpa, path)),
-            Err(WalkError::Fault(fault)) => Err(Stop::Fault(Exception::page_fault(
-                fault.gva,
-                fault.error_code,
-            ))),
-            Err(WalkError::Unreadable(_)) => Err(Stop::Unhandled),
-            Err(WalkError::Contended) => Err(Stop::Retry),
-        }
+        )
     }
 
     /// Translates both pages of an access.
@@ -302,22 +334,26 @@ impl<'a> VcpuMachine<'a> {
     fn hva(&mut self, gpa: Gpa, write: bool) -> Option<Hva> {
         let mut tables = Tables {
             memory: self.state.vm.memory(),
-            slot: self.slot,
+            window: self.window,
         };
         let hva = tables.hva(gpa, write);
-        self.slot = tables.slot;
+        self.window = tables.window;
         hva
     }
 
     /// Whether the fault that led here has told that `gpa` is a device for this kind of access.
     fn is_known_device(&self, gpa: Gpa, write: bool) -> bool {
         self.known.as_ref().is_some_and(|known| {
-            known.fresh && known.write == write && gpa.gfn().gpa().raw() == known.gpa_page
+            known.fresh && known.write == write && gpa.gfn() == known.gpa.gfn()
         })
     }
 
     /// Reads within one page of guest-physical memory.
     fn read_physical(&mut self, gpa: Gpa, data: &mut [u8]) -> Result<(), Stop> {
+        // What was a device when the VMM was asked is one still.
+        if (self.state.emulation).answer(Target::Memory(gpa.raw()), data) {
+            return Ok(());
+        }
         if !self.is_known_device(gpa, false) {
             if let Some(hva) = self.hva(gpa, false) {
                 return user::copy_in(hva, data).map_err(|_| Stop::Unhandled);
@@ -419,7 +455,7 @@ impl Machine for VcpuMachine<'_> {
             }
         }
         let request = Request::explicit(AccessKind::Fetch, self.cpl, self.rflags);
-        let (gpa, path) = self.walk(linear, request)?;
+        let (gpa, path) = self.walk_path(linear, request)?;
         if self.fetched == 0 {
             self.way = Some(code::Way::new(path, gpa));
         }
@@ -478,12 +514,17 @@ impl Machine for VcpuMachine<'_> {
 
     fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop> {
         self.watch_port(port, buf.len());
+        if self.state.vm.interrupts().port_read(port, buf) {
+            return Ok(());
+        }
         self.state.emulation.read(Target::Port(port), buf)
     }
 
     fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
         self.watch_port(port, data.len());
-        if self.state.vm.doorbells().ring(Bus::Port, port.into(), data) {
+        if self.state.vm.interrupts().port_write(port, data)
+            || self.state.vm.doorbells().ring(Bus::Port, port.into(), data)
+        {
             return Ok(());
         }
         self.state.emulation.write(Target::Port(port), data)
@@ -503,6 +544,20 @@ impl Machine for VcpuMachine<'_> {
     }
 }
 
+/// What a walk that did not end at a page means to the instruction.
+fn stop(error: WalkError) -> Stop {
+    match error {
+        WalkError::Fault(fault) => Stop::Fault(Exception::page_fault(fault.gva, fault.error_code)),
+        WalkError::Unreadable(_) => Stop::Unhandled,
+        WalkError::Contended => Stop::Retry,
+    }
+}
+
+/// The page of a linear address.
+const fn page_of(linear: u64) -> u64 {
+    linear & !(PAGE_SIZE - 1)
+}
+
 fn word(bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -510,30 +565,55 @@ fn word(bytes: &[u8]) -> u64 {
         .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
+/// A part of the guest's memory and where the VMM keeps it.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    start: u64,
+    size: u64,
+    hva: u64,
+    writable: bool,
+}
+
 /// The guest's memory, for a few accesses in a row: the slot that was used last is remembered. A slot that is
 /// deleted meanwhile still names the VMM's own memory, so that using it once more does no harm.
 pub(crate) struct Tables<'a> {
     memory: &'a Memory,
-    slot: Option<Slot>,
+    window: Window,
 }
 
 impl<'a> Tables<'a> {
     /// Starts with no slot.
     pub(crate) fn new(memory: &'a Memory) -> Self {
-        Self { memory, slot: None }
+        Self {
+            memory,
+            window: Window::default(),
+        }
     }
 
     /// Returns where the VMM keeps `gpa`.
+    #[inline]
     fn hva(&mut self, gpa: Gpa, write: bool) -> Option<Hva> {
-        let slot = match self.slot {
-            Some(slot) if slot.contains(gpa.gfn()) => slot,
-            _ => self.memory.slot(gpa.gfn())?,
-        };
-        self.slot = Some(slot);
-        if write && !slot.is_writable() {
+        let mut offset = gpa.raw().wrapping_sub(self.window.start);
+        if offset >= self.window.size {
+            self.window = self.look_up(gpa)?;
+            offset = gpa.raw().wrapping_sub(self.window.start);
+        }
+        if write && !self.window.writable {
             return None;
         }
-        slot.hva_of(gpa.gfn())?.checked_add(gpa.page_offset())
+        Some(Hva::new(self.window.hva.wrapping_add(offset)))
+    }
+
+    #[inline(never)]
+    fn look_up(&self, gpa: Gpa) -> Option<Window> {
+        let slot = self.memory.slot(gpa.gfn())?;
+        Some(Window {
+            start: slot.base_gfn.gpa().raw(),
+            // No slot is so large that this would overflow, nor does one end above the end of userspace.
+            size: slot.npages.saturating_mul(PAGE_SIZE),
+            hva: slot.hva.raw(),
+            writable: slot.is_writable(),
+        })
     }
 
     fn cmpxchg(&mut self, gpa: Gpa, old: u64, new: u64, size: usize) -> Option<bool> {

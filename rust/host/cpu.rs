@@ -242,3 +242,21 @@ pub(crate) fn now_ns() -> u64 {
     let now = unsafe { kernel::bindings::ktime_get() };
     now.max(0) as u64
 }
+
+/// One moment of the host, by all its clocks.
+pub(crate) use crate::bindings::vireo_moment as Moment;
+
+/// Returns the moment. Not while the host is suspended.
+pub(crate) fn moment() -> Moment {
+    let mut moment = Moment::default();
+    // SAFETY: The pointer is valid for writing.
+    unsafe { b::vireo_now(&mut moment) };
+    moment
+}
+
+/// Returns how long the current thread has been ready to run without running, in nanoseconds.
+#[inline]
+pub(crate) fn run_delay_ns() -> u64 {
+    // SAFETY: Reads a field of the current thread.
+    unsafe { b::vireo_run_delay() }
+}

@@ -8,13 +8,17 @@
 #include <linux/context_tracking.h>
 #include <linux/entry-virt.h>
 #include <linux/eventfd.h>
+#include <linux/file.h>
 #include <linux/irqflags.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
+#include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
+#include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 #include <linux/vtime.h>
 #include <trace/events/ipi.h>
@@ -445,6 +449,107 @@ void vireo_eventfd_signal(void *ctx)
 	eventfd_signal(ctx);
 }
 
+/* A caller who is told of each signal of an eventfd instead of those who read it. */
+struct vireo_event_watch {
+	struct eventfd_ctx *ctx;
+	wait_queue_head_t *queue;
+	wait_queue_entry_t wait;
+	poll_table poll;
+	int error;
+	bool closed;
+	void (*event)(void *arg);
+	void *arg;
+};
+
+/* Called with the queue's lock held and interrupts off. */
+static int vireo_event_wake(wait_queue_entry_t *wait, unsigned int mode, int sync, void *key)
+{
+	struct vireo_event_watch *watch = container_of(wait, struct vireo_event_watch, wait);
+	__poll_t flags = key_to_poll(key);
+	u64 count;
+
+	if (flags & EPOLLHUP)
+		WRITE_ONCE(watch->closed, true);
+	if (!(flags & EPOLLIN))
+		return 0;
+	eventfd_ctx_do_read(watch->ctx, &count);
+	watch->event(watch->arg);
+	return 1;
+}
+
+static void vireo_event_attach(struct file *file, wait_queue_head_t *queue, poll_table *poll)
+{
+	struct vireo_event_watch *watch = container_of(poll, struct vireo_event_watch, poll);
+
+	init_waitqueue_func_entry(&watch->wait, vireo_event_wake);
+	watch->queue = queue;
+	watch->error = add_wait_queue_priority_exclusive(queue, &watch->wait);
+}
+
+/*
+ * Calls @event(@arg) for each signal of the eventfd @fd, in any context and with interrupts off, and once for
+ * those that came before. An eventfd has one watch at most: -EBUSY.
+ */
+struct vireo_event_watch *vireo_event_watch(int fd, void (*event)(void *arg), void *arg)
+{
+	struct vireo_event_watch *watch;
+	unsigned long flags;
+	u64 count;
+	int error;
+
+	CLASS(fd, f)(fd);
+	if (fd_empty(f))
+		return ERR_PTR(-EBADF);
+	watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
+	if (!watch)
+		return ERR_PTR(-ENOMEM);
+	watch->event = event;
+	watch->arg = arg;
+	watch->error = -EINVAL;
+	watch->ctx = eventfd_ctx_fileget(fd_file(f));
+	if (IS_ERR(watch->ctx)) {
+		error = PTR_ERR(watch->ctx);
+		kfree(watch);
+		return ERR_PTR(error);
+	}
+	init_poll_funcptr(&watch->poll, vireo_event_attach);
+	if (vfs_poll(fd_file(f), &watch->poll) & EPOLLIN && !watch->error) {
+		spin_lock_irqsave(&watch->queue->lock, flags);
+		eventfd_ctx_do_read(watch->ctx, &count);
+		if (count)
+			event(arg);
+		spin_unlock_irqrestore(&watch->queue->lock, flags);
+	}
+	if (watch->error) {
+		error = watch->error;
+		eventfd_ctx_put(watch->ctx);
+		kfree(watch);
+		return ERR_PTR(error);
+	}
+	return watch;
+}
+
+bool vireo_event_watch_is(const struct vireo_event_watch *watch, const void *ctx)
+{
+	return watch->ctx == ctx;
+}
+
+/* Whether all descriptors of the eventfd are closed. */
+bool vireo_event_watch_closed(const struct vireo_event_watch *watch)
+{
+	return READ_ONCE(watch->closed);
+}
+
+/* After this the callback runs no more. */
+void vireo_event_unwatch(struct vireo_event_watch *watch)
+{
+	u64 count;
+
+	eventfd_ctx_remove_wait_queue(watch->ctx, &watch->wait, &count);
+	eventfd_ctx_put(watch->ctx);
+	kfree(watch);
+}
+
 /* --- signals ------------------------------------------------------------------------------------ */
 
 /* The mask that KVM_SET_SIGNAL_MASK asks for holds during KVM_RUN only. */
@@ -477,6 +582,30 @@ int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg)
 u64 vireo_tsc_khz(void)
 {
 	return tsc_khz;
+}
+
+void vireo_now(struct vireo_moment *moment)
+{
+	struct system_time_snapshot snapshot;
+
+	ktime_get_snapshot_id(CLOCK_REALTIME, &snapshot);
+	moment->stable = snapshot.valid && snapshot.cs_id == CSID_X86_TSC;
+	if (moment->stable) {
+		moment->tsc = snapshot.cycles;
+		moment->raw_ns = ktime_to_ns(snapshot.monoraw);
+		moment->real_ns = ktime_to_ns(snapshot.systime);
+	} else {
+		moment->tsc = rdtsc_ordered();
+		moment->raw_ns = ktime_get_raw_ns();
+		moment->real_ns = ktime_get_real_ns();
+	}
+	moment->raw_ns += ktime_to_ns(ktime_mono_to_any(0, TK_OFFS_BOOT));
+}
+
+/* How long the current thread has been ready to run without running, in ns. */
+u64 vireo_run_delay(void)
+{
+	return current->sched_info.run_delay;
 }
 
 void vireo_kick_cpu(int cpu)

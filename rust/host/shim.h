@@ -111,10 +111,27 @@ void vireo_sigmask_leave(void);
 
 void vireo_eventfd_signal(void *ctx);
 
+struct vireo_event_watch;
+struct vireo_event_watch *vireo_event_watch(int fd, void (*event)(void *arg), void *arg);
+bool vireo_event_watch_is(const struct vireo_event_watch *watch, const void *ctx);
+bool vireo_event_watch_closed(const struct vireo_event_watch *watch);
+void vireo_event_unwatch(struct vireo_event_watch *watch);
+
 void vireo_wait_init(struct rcuwait *wait);
 int vireo_wait(struct rcuwait *wait, bool (*ready)(void *), void *arg);
 
 u64 vireo_tsc_khz(void);
+
+/* One moment of the host, by all its clocks. */
+struct vireo_moment {
+	u64 tsc;
+	u64 raw_ns;	/* since boot, suspended time included, at the TSC's own rate */
+	u64 real_ns;	/* CLOCK_REALTIME */
+	bool stable;	/* the clocks are computed from the TSC */
+};
+
+void vireo_now(struct vireo_moment *moment);
+u64 vireo_run_delay(void);
 void vireo_kick_cpu(int cpu);
 void vireo_call_on_cpu(int cpu);
 

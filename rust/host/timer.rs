@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A one-shot timer of the host, and a place where one thread waits to be woken.
+//! One-shot timers of the host, and a place where one thread waits to be woken.
 
 use kernel::{
     bindings,
@@ -105,6 +105,88 @@ impl WakeTimer {
 impl PinnedDrop for WakeTimer {
     fn drop(self: Pin<&mut Self>) {
         self.cancel();
+    }
+}
+
+/// What happens when an [`Alarm`] goes off.
+pub(crate) trait OnAlarm: Send + Sync {
+    /// Called in hard-interrupt context; it may arm the alarm again.
+    fn alarm(&self, alarm: &Alarm<Self>)
+    where
+        Self: Sized;
+}
+
+/// A one-shot timer that calls back in hard-interrupt context.
+///
+/// # Invariants
+///
+/// `timer` is set up; it is never armed after the value has begun to be dropped.
+#[repr(C)]
+#[pin_data(PinnedDrop)]
+pub(crate) struct Alarm<T: OnAlarm> {
+    #[pin]
+    timer: Opaque<bindings::hrtimer>,
+    #[pin]
+    pub(crate) target: T,
+}
+
+// SAFETY: The kernel's timer functions may be called from any thread, and `T` is `Send`.
+unsafe impl<T: OnAlarm> Send for Alarm<T> {}
+// SAFETY: As above, and `T` is `Sync`.
+unsafe impl<T: OnAlarm> Sync for Alarm<T> {}
+
+impl<T: OnAlarm> Alarm<T> {
+    /// Makes an alarm that is not armed.
+    pub(crate) fn new(target: impl PinInit<T>) -> impl PinInit<Self> {
+        pin_init!(Self {
+            timer <- Opaque::ffi_init(|slot| {
+                // SAFETY: `slot` is valid; the callback fits the layout of `Self`.
+                unsafe {
+                    bindings::hrtimer_setup(
+                        slot,
+                        Some(Self::expired),
+                        bindings::CLOCK_MONOTONIC as ffi::c_int,
+                        bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+                    )
+                }
+            }),
+            target <- target,
+        })
+    }
+
+    /// Arms it for `deadline_ns` of the host's monotonic clock, replacing an earlier deadline; `None` disarms
+    /// it. A callback that has begun goes on, so it must look at the clock itself. Any context.
+    pub(crate) fn set(&self, deadline_ns: Option<u64>) {
+        match deadline_ns {
+            // SAFETY: By the invariant the timer is set up.
+            Some(ns) => unsafe {
+                bindings::hrtimer_start_range_ns(
+                    self.timer.get(),
+                    i64::try_from(ns).unwrap_or(i64::MAX),
+                    0,
+                    bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+                )
+            },
+            None => {
+                // SAFETY: As above.
+                unsafe { bindings::hrtimer_try_to_cancel(self.timer.get()) };
+            }
+        }
+    }
+
+    unsafe extern "C" fn expired(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
+        // SAFETY: The timer is the first field of a pinned `Self`, which cancels it when dropped.
+        let this = unsafe { &*timer.cast::<Self>() };
+        this.target.alarm(this);
+        bindings::hrtimer_restart::HRTIMER_NORESTART
+    }
+}
+
+#[pinned_drop]
+impl<T: OnAlarm> PinnedDrop for Alarm<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the invariant the timer is set up; this waits for a callback that is running.
+        unsafe { bindings::hrtimer_cancel(self.timer.get()) };
     }
 }
 

@@ -9,17 +9,22 @@
 
 pub mod addr;
 pub mod apic;
+pub mod clock;
 pub mod cpuid;
 pub mod emul;
 pub mod errno;
 pub mod event;
 pub mod exit;
+pub mod halt_poll;
 pub mod ioapic;
 pub mod ioevent;
 pub mod memslot;
 pub mod msi;
 pub mod msr;
+pub mod pic;
+pub mod pit;
 pub mod pt;
+pub mod pv;
 pub mod route;
 pub mod sregs;
 pub mod svm;

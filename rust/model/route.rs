@@ -171,7 +171,7 @@ impl Route {
 ///
 /// [`Errno::Invalid`] when a GSI leads to two pins of one chip, or to a message and anything else.
 pub fn sort(routes: &mut [Route]) -> Result<(), Errno> {
-    routes.sort_unstable_by_key(Route::key);
+    heap_sort(routes);
     for pair in routes.windows(2) {
         if let [a, b] = pair {
             // A message sorts last among the routes of its GSI.
@@ -184,6 +184,40 @@ pub fn sort(routes: &mut [Route]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Sorts by [`Route::key`] in place. The library's sort has a branch for broken orders that panics, which
+/// kernel code must not have.
+fn heap_sort(routes: &mut [Route]) {
+    for root in (0..routes.len() / 2).rev() {
+        sift_down(routes, root);
+    }
+    for end in (1..routes.len()).rev() {
+        routes.swap(0, end);
+        if let Some(heap) = routes.get_mut(..end) {
+            sift_down(heap, 0);
+        }
+    }
+}
+
+/// Moves the route at `root` down until none below it is greater.
+fn sift_down(heap: &mut [Route], mut root: usize) {
+    let key = |heap: &[Route], index: usize| heap.get(index).map(Route::key);
+    loop {
+        let left = root.saturating_mul(2).saturating_add(1);
+        let right = left.saturating_add(1);
+        // A route that does not exist is the least.
+        let child = if key(heap, right) > key(heap, left) {
+            right
+        } else {
+            left
+        };
+        if key(heap, child) <= key(heap, root) {
+            return;
+        }
+        heap.swap(root, child);
+        root = child;
+    }
+}
+
 /// Returns the routes of `gsi` in a table that [`sort`] has accepted: at most three.
 pub fn lookup(routes: &[Route], gsi: u32) -> &[Route] {
     let start = routes.partition_point(|route| route.gsi < gsi);
@@ -192,12 +226,31 @@ pub fn lookup(routes: &[Route], gsi: u32) -> &[Route] {
     rest.get(..count).unwrap_or(&[])
 }
 
-/// Returns the GSI that leads to pin `pin` of the I/O APIC: whom an EOI there concerns.
-pub fn gsi_of_ioapic_pin(routes: &[Route], pin: u8) -> Option<u32> {
-    let route = routes
-        .iter()
-        .find(|route| route.target == Target::Ioapic(pin))?;
+/// Returns the GSI that leads to `target`: whom an EOI there concerns.
+pub fn gsi_of(routes: &[Route], target: Target) -> Option<u32> {
+    let route = routes.iter().find(|route| route.target == target)?;
     Some(route.gsi)
+}
+
+/// Returns the target that input `pin` (0 to 15) of the pair of PICs is.
+pub const fn pic_target(pin: u8) -> Target {
+    if pin < PIC_PINS as u8 {
+        Target::PicMaster(pin)
+    } else {
+        Target::PicSlave(pin - PIC_PINS as u8)
+    }
+}
+
+/// Returns whether the end of a level-triggered interrupt with `vector` concerns the VMM's I/O APIC: one of
+/// the GSIs below `pins`, which stand for its pins, leads to such an interrupt (`KVM_CAP_SPLIT_IRQCHIP`).
+pub fn is_split_pin_vector(routes: &[Route], pins: u32, vector: u8) -> bool {
+    let count = routes.partition_point(|route| route.gsi < pins);
+    routes.iter().take(count).any(|route| {
+        matches!(
+            route.target,
+            Target::Msi(message) if message.vector == vector && message.trigger.is_level()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -319,10 +372,13 @@ mod tests {
                 _ => vec![Target::Ioapic(gsi)],
             };
             assert_eq!(targets, expected);
-            assert_eq!(gsi_of_ioapic_pin(&table, gsi), Some(gsi.into()));
+            assert_eq!(gsi_of(&table, Target::Ioapic(gsi)), Some(gsi.into()));
+            if gsi < 16 {
+                assert_eq!(gsi_of(&table, pic_target(gsi)), Some(gsi.into()));
+            }
         }
         assert!(lookup(&table, 24).is_empty());
-        assert_eq!(gsi_of_ioapic_pin(&table, 24), None);
+        assert_eq!(gsi_of(&table, Target::Ioapic(24)), None);
         assert!(lookup(&[], 0).is_empty());
     }
 
@@ -339,6 +395,37 @@ mod tests {
         assert_eq!(check(&[message(1), chip(1, 2)]), Err(Errno::Invalid));
         assert_eq!(check(&[message(1), message(1)]), Err(Errno::Invalid));
         assert_eq!(check(&[]), Ok(()));
+    }
+
+    /// Only level-triggered messages of the pins' GSIs.
+    #[test]
+    fn ends_for_a_split_irqchip() {
+        let level = |gsi, vector: u32| {
+            Route::decode(&raw(gsi, 2, [0xfee0_0000, 0, 0xc000 | vector, 0]), KERNEL).unwrap()
+        };
+        let table = [level(3, 0x51), message(4), level(24, 0x61)];
+        assert!(is_split_pin_vector(&table, 24, 0x51));
+        assert!(!is_split_pin_vector(&table, 24, 0x41), "edge");
+        assert!(!is_split_pin_vector(&table, 24, 0x61), "no pin");
+        assert!(is_split_pin_vector(&table, 25, 0x61));
+        assert!(!is_split_pin_vector(&table, 0, 0x51));
+    }
+
+    #[test]
+    fn sorted_as_the_library_does() {
+        let mut seed = 1u32;
+        for length in (0..40).chain([4096]) {
+            let mut routes = Vec::new();
+            for _ in 0..length {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                routes.push(pin(seed >> 20, seed >> 8 & 1, seed >> 4 & 7).unwrap());
+            }
+            let mut expected = routes.clone();
+            expected.sort_by_key(Route::key);
+            heap_sort(&mut routes);
+            let keys = |routes: &[Route]| routes.iter().map(Route::key).collect::<Vec<_>>();
+            assert_eq!(keys(&routes), keys(&expected));
+        }
     }
 
     #[test]

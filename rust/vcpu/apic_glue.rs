@@ -17,7 +17,7 @@ use crate::{
         self,
         IrqOff, //
     },
-    irqchip,
+    irqchip::deliver,
     model::{
         addr::Gpa,
         apic::{
@@ -102,6 +102,10 @@ impl State {
                 }
             }
         }
+        if bits & news::EXTINT != 0 {
+            self.extint = true;
+        }
+        self.take_paravirt_news(bits);
         if bits & news::NMI != 0 {
             let irq = IrqOff::new();
             let in_service = self.backend.blocking(&irq).nmi;
@@ -181,13 +185,13 @@ impl State {
     /// Carries out what the APIC asks for after a register access.
     pub(crate) fn apply_apic(&mut self, effect: Effect) {
         match effect {
-            Effect::None => {}
+            Effect::None => self.note_extint(),
             Effect::Ipi(ipi) => {
-                irqchip::send_ipi(&self.vm.memory().vcpus, self.shared.id, &ipi);
+                deliver::send_ipi(&self.vm.memory().vcpus, self.shared.id, &ipi);
             }
             Effect::Eoi(eoi) => {
-                if let Some(chip) = self.vm.irqchip() {
-                    chip.eoi(&self.vm.memory().vcpus, &eoi);
+                if self.vm.interrupts().eoi(&eoi) {
+                    self.completed = Some(eoi.vector);
                 }
             }
             Effect::Timer(timer) => self.arm(timer),
@@ -196,9 +200,19 @@ impl State {
     }
 
     /// Lets senders know of a new ID or mode.
-    pub(crate) fn publish_identity(&self) {
+    pub(crate) fn publish_identity(&mut self) {
         if let Some(lapic) = &self.lapic {
             self.shared.set_identity(lapic.identity());
+        }
+        self.note_extint();
+    }
+
+    /// Lets the PICs know whether their interrupts reach this vCPU, which LINT0 decides.
+    fn note_extint(&mut self) {
+        if let Some(lapic) = &self.lapic {
+            if self.shared.set_takes_extint(lapic.accepts_extint()) {
+                self.extint = true;
+            }
         }
     }
 
@@ -208,8 +222,8 @@ impl State {
         let length = data.len() as u32;
         let value = if let Some((lapic, offset)) = self.apic_page(gpa) {
             lapic.mmio_read(offset, length, &clock)
-        } else if let Some((chip, offset)) = self.ioapic_window(gpa) {
-            chip.ioapic_read(offset, length)
+        } else if let Some(offset) = self.vm.interrupts().ioapic_offset(gpa) {
+            self.vm.interrupts().lines().ioapic_read(offset, length)
         } else {
             return false;
         };
@@ -231,8 +245,8 @@ impl State {
         if let Some((lapic, offset)) = self.apic_page(gpa) {
             let effect = lapic.mmio_write(offset, length, value, &clock);
             self.apply_apic(effect);
-        } else if let Some((chip, offset)) = self.ioapic_window(gpa) {
-            chip.ioapic_write(&self.vm.memory().vcpus, offset, length, value);
+        } else if let Some(offset) = self.vm.interrupts().ioapic_offset(gpa) {
+            self.vm.interrupts().ioapic_write(offset, length, value);
         } else {
             return self.vm.doorbells().ring(Bus::Memory, gpa, data);
         }
@@ -243,11 +257,6 @@ impl State {
         let lapic = self.lapic.as_mut()?;
         let offset = lapic.mmio_offset(Gpa::new(gpa))?;
         Some((lapic, offset))
-    }
-
-    fn ioapic_window(&self, gpa: u64) -> Option<(&irqchip::Irqchip, u32)> {
-        let chip = self.vm.irqchip()?;
-        Some((chip, chip.ioapic_offset(gpa)?))
     }
 
     /// Whether the processor virtualises accesses of this vCPU's APIC page: it is an xAPIC at its address
@@ -369,11 +378,24 @@ impl State {
         }
     }
 
+    /// Takes over how the VMM wants APIC IDs.
+    fn update_id_width(&mut self) {
+        let wide_ids = self.vm.interrupts().lines().wide_ids();
+        if let Some(lapic) = &mut self.lapic {
+            let config = apic::Config {
+                wide_ids,
+                ..*lapic.config()
+            };
+            lapic.set_config(config);
+        }
+    }
+
     /// `KVM_GET_LAPIC`.
     pub(super) fn get_lapic(&mut self, arg: usize) -> Result {
         self.collect();
         self.take_silent_writes();
         let clock = self.clock();
+        self.update_id_width();
         let lapic = self.lapic.as_mut().ok_or(EINVAL)?;
         let mut image = KBox::new([0u8; apic::STATE_BYTES], GFP_KERNEL)?;
         let timer = lapic.get_state(&mut image, &clock);
@@ -388,6 +410,7 @@ impl State {
             return Err(EINVAL);
         }
         let image: KBox<[u8; apic::STATE_BYTES]> = KBox::new(uapi::get(arg)?, GFP_KERNEL)?;
+        self.update_id_width();
         let lapic = self.lapic.as_mut().ok_or(EINVAL)?;
         let timer = lapic.set_state(&image, &clock)?;
         self.arm(timer);

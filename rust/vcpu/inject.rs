@@ -61,11 +61,35 @@ impl State {
             .is_some_and(|lapic| lapic.pending_interrupt().is_some())
     }
 
+    /// Whether the PICs, or the VMM in their place, have an interrupt that this vCPU takes.
+    #[inline]
+    fn waiting_extint(&mut self) -> bool {
+        if !self.extint {
+            return false;
+        }
+        let takes = self.shared.takes_extint();
+        self.extint = takes && (self.external.is_some() || self.vm.interrupts().pic_output());
+        self.extint
+    }
+
+    /// Takes the interrupt that comes next: that of the PICs goes first.
+    fn acknowledge(&mut self) -> Option<u8> {
+        if self.waiting_extint() {
+            let vector = self.external.take();
+            let vector = vector.or_else(|| self.vm.interrupts().take_pic());
+            // Another vCPU may have taken it.
+            if vector.is_some() {
+                return vector;
+            }
+        }
+        self.lapic.as_mut().and_then(|lapic| lapic.acknowledge())
+    }
+
     /// Says what to deliver with the next entry, and asks for windows for what must wait.
     #[inline]
     pub(super) fn next_event(&mut self, irq: &IrqOff) -> Option<Event> {
-        let waiting = self.waiting_interrupt();
-        let wants_window = self.lapic.is_none() && self.run.wants_interrupt_window();
+        let waiting = self.waiting_interrupt() || self.waiting_extint();
+        let wants_window = self.user_pic && self.run.wants_interrupt_window();
         if self.events.is_idle() && !waiting && !wants_window {
             self.backend.request_windows(irq, false, false);
             return None;
@@ -94,8 +118,8 @@ impl State {
                 Some(Event::exception(&exception))
             }
             Inject::AckInterrupt => {
-                let vector = self.lapic.as_mut().and_then(|lapic| lapic.acknowledge());
-                interrupt_window |= self.waiting_interrupt();
+                let vector = self.acknowledge();
+                interrupt_window |= self.waiting_interrupt() || self.waiting_extint();
                 vector.map(Event::interrupt)
             }
         };
@@ -130,17 +154,35 @@ impl State {
 
     /// Whether a halted vCPU has a reason to run.
     pub(super) fn wakes(&mut self) -> bool {
+        if self.paravirt.take_kick() {
+            return true;
+        }
         let irq = IrqOff::new();
         let window = self.window(&irq);
         drop(irq);
-        self.events.wakes(window) || (window.interrupts && self.waiting_interrupt())
+        self.events.wakes(window)
+            || (window.interrupts && (self.waiting_interrupt() || self.waiting_extint()))
     }
 
-    /// `KVM_INTERRUPT`: holds an external interrupt, where the interrupt controller is the VMM's.
+    /// Whether the VMM's PICs can bring an interrupt now.
+    pub(super) fn takes_user_interrupt(&self, open: bool) -> bool {
+        let lapic_lets = self.lapic.is_none() || self.shared.takes_extint();
+        open && lapic_lets && self.external.is_none() && self.events.is_idle()
+    }
+
+    /// `KVM_INTERRUPT`: holds an external interrupt, where the PICs are the VMM's.
     pub(super) fn queue_interrupt(&mut self, interrupt: &uapi::kvm_interrupt) -> Result {
         let vector = u8::try_from(interrupt.irq).map_err(|_| EINVAL)?;
-        if self.vm.irqchip().is_some() {
+        if !self.user_pic {
             return Err(ENXIO);
+        }
+        if self.lapic.is_some() {
+            if self.external.is_some() {
+                return Err(EEXIST);
+            }
+            self.external = Some(vector);
+            self.extint = true;
+            return Ok(());
         }
         if self.events.queued_interrupt().is_some() {
             return Err(EEXIST);

@@ -86,6 +86,9 @@ impl State {
             Place::TscDeadline => {
                 return Ok(self.lapic.as_ref().map_or(0, |lapic| lapic.tsc_deadline()));
             }
+            Place::Paravirt(number) => {
+                return self.paravirt_msr(number).ok_or(MsrError::Unknown);
+            }
             Place::X2apic(register) => {
                 let lapic = self.lapic.as_ref().ok_or(MsrError::Gp)?;
                 let number = X2APIC_MSR_FIRST + u32::from(register);
@@ -128,11 +131,15 @@ impl State {
         let clock = self.clock();
         let held = match place {
             Place::Tsc => {
-                let offset = value.wrapping_sub(cpu::rdtsc());
-                if origin == Origin::Guest {
-                    self.msrs
-                        .add_tsc_adjust(offset.wrapping_sub(self.tsc_offset));
-                }
+                let offset = match origin {
+                    Origin::Guest => {
+                        let offset = value.wrapping_sub(cpu::rdtsc());
+                        let delta = offset.wrapping_sub(self.tsc_offset);
+                        self.msrs.add_tsc_adjust(delta);
+                        offset
+                    }
+                    Origin::Host => self.joint_tsc_offset(value),
+                };
                 self.set_tsc_offset(offset);
                 return Ok(());
             }
@@ -151,6 +158,11 @@ impl State {
                     self.arm(timer);
                 }
                 return Ok(());
+            }
+            Place::Paravirt(number) => {
+                return self
+                    .set_paravirt_msr(number, value)
+                    .map_err(|_| MsrError::Gp);
             }
             Place::X2apic(register) => {
                 let lapic = self.lapic.as_mut().ok_or(MsrError::Gp)?;
@@ -177,6 +189,7 @@ impl State {
     /// Sets what the guest's TSC is ahead of the host's.
     pub(super) fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
+        self.paravirt.renew_clock();
         self.backend.set_register(Reg::TscOffset, offset);
         // A deadline in TSC ticks is at another time now.
         if let Some(lapic) = &self.lapic {

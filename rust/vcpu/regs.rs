@@ -179,7 +179,7 @@ impl State {
             .enumerate()
             .find(|(_, word)| **word != 0)
             .map(|(i, word)| (i as u32 * 64 + word.trailing_zeros()) as u8);
-        if let (Some(vector), true) = (vector, self.vm.irqchip().is_none()) {
+        if let (Some(vector), true) = (vector, !self.vm.interrupts().has_apics()) {
             self.events.queue_interrupt(vector);
         }
         Ok(())

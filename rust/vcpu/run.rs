@@ -65,6 +65,7 @@ impl State {
 
     fn run_loaded(&mut self) -> Result {
         self.has_run = true;
+        self.paravirt_enters();
         if self.lapic.is_none() {
             // The VMM's APIC has a task priority, which it sets here.
             let cr8 = self.run.cr8();
@@ -86,6 +87,10 @@ impl State {
                     self.run.set_reason(uapi::KVM_EXIT_INTR);
                 })?;
             }
+            if let Some(vector) = self.completed.take() {
+                self.run.set_ioapic_eoi(vector);
+                return Ok(());
+            }
             self.collect();
             if self.events.has_triple_fault() {
                 self.events.set_triple_fault(false);
@@ -95,14 +100,12 @@ impl State {
             if self.mp_state != MpState::Runnable && !self.block()? {
                 continue;
             }
+            self.share_with_guest();
             let Some(left) = self.enter() else { continue };
             if self.handle(&left)? == Next::ToUser {
                 return Ok(());
             }
-            if self.lapic.is_none()
-                && self.run.wants_interrupt_window()
-                && self.ready_for_interrupt()
-            {
+            if self.user_pic && self.run.wants_interrupt_window() && self.ready_for_interrupt() {
                 self.run.set_reason(uapi::KVM_EXIT_IRQ_WINDOW_OPEN);
                 return Ok(());
             }
@@ -144,11 +147,13 @@ impl State {
     fn enter(&mut self) -> Option<Left> {
         let irq = IrqOff::new();
         let waiter = &self.shared.timer.waiter;
-        waiter.entering(cpu::this_cpu(&irq));
+        let cpu = cpu::this_cpu(&irq);
+        waiter.entering(cpu);
         // From here on whoever wants something sends an interrupt, which ends the guest's run at once.
         if sched::exit_work_pending()
             || !self.shared.inbox().is_empty()
             || self.shared.timer.has_fired()
+            || self.paravirt.runs_on(cpu)
         {
             waiter.left();
             return None;
@@ -223,7 +228,7 @@ impl State {
         let irq = IrqOff::new();
         let window = self.window(&irq);
         drop(irq);
-        window.interrupts && self.events.is_idle()
+        self.takes_user_interrupt(window.interrupts)
     }
 
     /// Tells the VMM about the vCPU in `kvm_run`.
@@ -233,7 +238,7 @@ impl State {
         drop(irq);
         let open = blocking.interrupts_enabled && !blocking.sti && !blocking.mov_ss;
         self.run.publish(&Published {
-            ready_for_interrupt: self.lapic.is_some() || (open && self.events.is_idle()),
+            ready_for_interrupt: !self.user_pic || self.takes_user_interrupt(open),
             if_flag: blocking.interrupts_enabled,
             cr8: self.cr8(),
             apic_base: self.apic_base(),

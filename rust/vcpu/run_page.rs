@@ -173,6 +173,12 @@ impl RunPages {
         read!(self, __bindgen_anon_1.mmio.data)
     }
 
+    /// Reports that the interrupt with `vector` of the VMM's I/O APIC has been handled.
+    pub(crate) fn set_ioapic_eoi(&self, vector: u8) {
+        self.set_reason(uapi::KVM_EXIT_IOAPIC_EOI);
+        write!(self, __bindgen_anon_1.eoi.vector = vector);
+    }
+
     /// Reports that the processor refused the guest's state.
     pub(crate) fn set_fail_entry(&self, reason: u64, cpu: u32) {
         self.set_reason(uapi::KVM_EXIT_FAIL_ENTRY);

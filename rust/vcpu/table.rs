@@ -41,6 +41,12 @@ pub(crate) mod news {
     pub(crate) const INIT: u32 = 1 << 2;
     /// A start-up IPI; its vector is beside it.
     pub(crate) const STARTUP: u32 = 1 << 3;
+    /// The PICs ask for an interrupt.
+    pub(crate) const EXTINT: u32 = 1 << 4;
+    /// The VM's clock has been changed.
+    pub(crate) const CLOCK: u32 = 1 << 5;
+    /// Another vCPU ends this one's HLT.
+    pub(crate) const KICK: u32 = 1 << 6;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
@@ -129,6 +135,8 @@ pub(crate) struct VcpuShared {
     /// How messages find this vCPU's local APIC.
     #[pin]
     identity: SpinLockIrq<Identity>,
+    /// The PICs' interrupts reach this vCPU.
+    extint: Atomic<u32>,
 }
 
 impl VcpuShared {
@@ -140,6 +148,7 @@ impl VcpuShared {
                 inbox: Inbox::new(),
                 timer <- WakeTimer::new(),
                 identity <- new_spinlock_irq!(identity),
+                extint: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -159,6 +168,17 @@ impl VcpuShared {
     /// Publishes a new identity.
     pub(crate) fn set_identity(&self, identity: Identity) {
         *self.identity.lock() = identity;
+    }
+
+    /// Whether the PICs' interrupts reach this vCPU. Any context.
+    pub(crate) fn takes_extint(&self) -> bool {
+        self.extint.load(Relaxed) != 0
+    }
+
+    /// Says whether they do. Returns whether that has changed; who is told `true` must look at the PICs.
+    #[inline]
+    pub(crate) fn set_takes_extint(&self, takes: bool) -> bool {
+        self.takes_extint() != takes && self.extint.xchg(takes.into(), Full) != u32::from(takes)
     }
 
     /// Sends an interrupt vector to the local APIC. Any context.

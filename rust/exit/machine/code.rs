@@ -5,6 +5,8 @@
 //! What is kept is exact, not a guess: it counts only while the registers that decide the translation, the
 //! entries of the guest's page tables on the way to the code, and the code itself are what they were.
 
+use kernel::prelude::*;
+
 use super::{
     Tables,
     VcpuMachine, //
@@ -30,7 +32,7 @@ use crate::{
 };
 
 /// Instructions that are kept, chosen by their address.
-const ENTRIES: usize = 4;
+const ENTRIES: usize = 32;
 
 /// Eight-byte words that hold the longest instruction, wherever it starts.
 const WORDS: usize = 2;
@@ -51,13 +53,29 @@ struct Code {
     insn: Insn,
 }
 
-/// The instructions that are kept.
+/// The instructions that are kept. There is no memory for them before the first one.
 #[derive(Default)]
-pub(crate) struct CodeCache([Option<Code>; ENTRIES]);
+pub(crate) struct CodeCache(KVVec<Option<Code>>);
+
+impl CodeCache {
+    /// Keeps an instruction, in place of another one with the same index. It does not matter if there is no
+    /// memory for that.
+    #[cold]
+    fn keep(&mut self, rip: u64, code: Code) {
+        while self.0.len() < ENTRIES {
+            if self.0.push(None, GFP_KERNEL_ACCOUNT).is_err() {
+                return;
+            }
+        }
+        if let Some(kept) = self.0.get_mut(index(rip)) {
+            *kept = Some(code);
+        }
+    }
+}
 
 /// The place of the instruction at `rip`.
 const fn index(rip: u64) -> usize {
-    (rip ^ rip >> 3) as usize % ENTRIES
+    (rip ^ rip >> 5) as usize % ENTRIES
 }
 
 /// The way to an instruction's first byte.
@@ -112,9 +130,7 @@ impl VcpuMachine<'_> {
     #[cold]
     fn remember(&mut self, key: &Key, insn: &Insn, bytes: &[u8; emul::MAX_LEN]) {
         if let Some(code) = self.to_keep(key, insn, bytes) {
-            if let Some(kept) = self.state.emulation.code.0.get_mut(index(self.rip)) {
-                *kept = Some(code);
-            }
+            self.state.emulation.code.keep(self.rip, code);
         }
     }
 

@@ -151,14 +151,14 @@ impl System for VcpuMachine<'_> {
     fn read_implicit(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Stop> {
         for (n, byte) in (0u64..).zip(buf) {
             let at = linear.wrapping_add(n);
-            let (gpa, _) = self.walk(at, Request::implicit(AccessKind::Read))?;
+            let gpa = self.walk(at, Request::implicit(AccessKind::Read))?;
             self.read_physical(gpa, core::slice::from_mut(byte))?;
         }
         Ok(())
     }
 
     fn cmpxchg_implicit(&mut self, linear: u64, old: u8, new: u8) -> Result<bool, Stop> {
-        let (gpa, _) = self.walk(linear, Request::implicit(AccessKind::Write))?;
+        let gpa = self.walk(linear, Request::implicit(AccessKind::Write))?;
         let hva = self.hva(gpa, true).ok_or(Stop::Unhandled)?;
         crate::host::user::cmpxchg(hva, old.into(), new.into(), 1).map_err(|_| Stop::Unhandled)
     }

@@ -136,6 +136,15 @@ impl Lapic {
         self.irr.contains(vector) || self.isr.contains(vector)
     }
 
+    /// Returns whether exactly one interrupt is in service and it was edge triggered.
+    pub fn sole_edge_in_service(&self) -> bool {
+        let mut count = 0;
+        for index in 0..vectors::WORDS {
+            count += self.isr.word(index).count_ones();
+        }
+        count == 1 && !self.tmr.contains(self.isr_top)
+    }
+
     /// Recomputes `irr_top`, `isr_top` and the PPR after IRR, ISR or the mode were replaced.
     pub(super) fn update_tops(&mut self) {
         let reachable = self.mode != Mode::Disabled;

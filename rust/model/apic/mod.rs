@@ -20,6 +20,7 @@ mod errors;
 mod ipi;
 mod lvt;
 mod mirror;
+pub mod posted;
 mod regs;
 mod state;
 #[cfg(test)]

@@ -434,6 +434,42 @@ impl Insn {
         }
     }
 
+    /// Whether it is one of those that device drivers use, and accesses no memory but its operand: what an exit
+    /// tells about an access is about that one.
+    pub const fn accesses_operand_only(&self) -> bool {
+        use Op::{
+            Adc, Add, And, Cmovcc, Cmp, Cmpxchg, Dec, Inc, Lods, Mov, Movbe, Movsx, Movzx, Neg,
+            Not, Or, Sbb, Scas, Setcc, Stos, Sub, Test, Xadd, Xchg, Xor,
+        };
+        matches!(
+            self.op,
+            Adc | Add
+                | And
+                | Cmovcc
+                | Cmp
+                | Cmpxchg
+                | Dec
+                | Inc
+                | Lods
+                | Mov
+                | Movbe
+                | Movsx
+                | Movzx
+                | Neg
+                | Not
+                | Or
+                | Sbb
+                | Scas
+                | Setcc
+                | Stos
+                | Sub
+                | Test
+                | Xadd
+                | Xchg
+                | Xor
+        )
+    }
+
     /// Whether `bit` of [`prefix`] is set.
     pub const fn has(&self, bit: u8) -> bool {
         self.prefix & bit != 0

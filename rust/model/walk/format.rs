@@ -70,7 +70,7 @@ impl Paging {
 }
 
 /// Bits `low` to `high` set, both at most 63; none if `low` exceeds `high`.
-const fn bits(high: u32, low: u32) -> u64 {
+pub(super) const fn bits(high: u32, low: u32) -> u64 {
     if low > high {
         return 0;
     }
@@ -78,7 +78,7 @@ const fn bits(high: u32, low: u32) -> u64 {
 }
 
 /// Address bits of 64-bit entries.
-const ADDRESS: u64 = bits(51, 12);
+pub(super) const ADDRESS: u64 = bits(51, 12);
 
 /// The address of the top table.
 pub(super) const fn root(config: &Config) -> u64 {

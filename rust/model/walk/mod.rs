@@ -7,6 +7,7 @@
 //! after the access was found to be allowed, so other CPUs may walk and change the same tables.
 
 mod format;
+mod quick;
 mod rights;
 #[cfg(test)]
 mod tests;
@@ -249,6 +250,11 @@ pub fn walk<G: GuestMemory>(
     gva: u64,
     request: Request,
 ) -> Result<Translation, WalkError> {
+    if config.paging == Paging::FourLevel {
+        if let Some(found) = quick::four_levels(config, memory, gva, request) {
+            return Ok(found);
+        }
+    }
     walk_path(config, memory, gva, request).map(|(found, _)| found)
 }
 

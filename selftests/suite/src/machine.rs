@@ -64,6 +64,7 @@ pub enum Mode {
 pub struct Setup {
     mode: Mode,
     irqchip: bool,
+    split: Option<u64>,
     device: Option<&'static str>,
 }
 
@@ -73,6 +74,7 @@ impl Setup {
         Self {
             mode,
             irqchip: false,
+            split: None,
             device: None,
         }
     }
@@ -80,6 +82,12 @@ impl Setup {
     /// With in-kernel interrupt controllers.
     pub fn irqchip(mut self) -> Self {
         self.irqchip = true;
+        self
+    }
+
+    /// With only the local APICs in the kernel, and `pins` inputs of an I/O APIC outside.
+    pub fn split(mut self, pins: u64) -> Self {
+        self.split = Some(pins);
         self
     }
 
@@ -98,6 +106,9 @@ impl Setup {
         let vm = sys.create_vm()?;
         if self.irqchip {
             vm.create_irqchip()?;
+        }
+        if let Some(pins) = self.split {
+            vm.enable_cap(kb::KVM_CAP_SPLIT_IRQCHIP, pins)?;
         }
         let mem = Mapping::anonymous(RAM_SIZE);
         // Clearing a huge page costs more than most tests do.

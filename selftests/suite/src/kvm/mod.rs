@@ -83,6 +83,11 @@ requests! {
     KVM_GET_IRQCHIP = iowr(0x62, kb::kvm_irqchip);
     KVM_SET_IRQCHIP = ior(0x63, kb::kvm_irqchip);
     KVM_IRQ_LINE_STATUS = iowr(0x67, kb::kvm_irq_level);
+    KVM_SET_GSI_ROUTING = iow(0x6a, kb::kvm_irq_routing);
+    KVM_REINJECT_CONTROL = io(0x71);
+    KVM_IRQFD = iow(0x76, kb::kvm_irqfd);
+    KVM_CREATE_PIT2 = iow(0x77, kb::kvm_pit_config);
+    KVM_SET_BOOT_CPU_ID = io(0x78);
     KVM_IOEVENTFD = iow(0x79, kb::kvm_ioeventfd);
     KVM_RUN = io(0x80);
     KVM_GET_REGS = ior(0x81, kb::kvm_regs);
@@ -106,6 +111,9 @@ requests! {
     KVM_SET_VCPU_EVENTS = iow(0xa0, kb::kvm_vcpu_events);
     KVM_GET_DEBUGREGS = ior(0xa1, kb::kvm_debugregs);
     KVM_SET_DEBUGREGS = iow(0xa2, kb::kvm_debugregs);
+    KVM_GET_PIT2 = ior(0x9f, kb::kvm_pit_state2);
+    KVM_SET_PIT2 = iow(0xa0, kb::kvm_pit_state2);
+    KVM_ENABLE_CAP = iow(0xa3, kb::kvm_enable_cap);
     KVM_GET_TSC_KHZ = io(0xa3);
     KVM_GET_XSAVE = ior(0xa4, kb::kvm_xsave);
     KVM_SET_XSAVE = iow(0xa5, kb::kvm_xsave);

@@ -7,6 +7,9 @@ use kvm_bindings as kb;
 
 use super::*;
 
+/// 64-bit words in a route.
+const ROUTE_WORDS: usize = size_of::<kb::kvm_irq_routing_entry>() / 8;
+
 /// A virtual machine.
 pub struct Vm {
     fd: OwnedFd,
@@ -39,6 +42,51 @@ impl Vm {
     /// Creates the in-kernel interrupt controllers.
     pub fn create_irqchip(&self) -> Result<()> {
         ioctl(self.fd(), KVM_CREATE_IRQCHIP, 0).map(drop)
+    }
+
+    /// Enables the capability `cap` with one argument.
+    pub fn enable_cap(&self, cap: u32, arg: u64) -> Result<()> {
+        let mut enable = kb::kvm_enable_cap {
+            cap,
+            ..Default::default()
+        };
+        enable.args[0] = arg;
+        ioctl_in(self.fd(), KVM_ENABLE_CAP, &enable).map(drop)
+    }
+
+    /// Creates the in-kernel PIT, with the speaker's port.
+    pub fn create_pit(&self) -> Result<()> {
+        let config = kb::kvm_pit_config {
+            flags: kb::KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        ioctl_in(self.fd(), KVM_CREATE_PIT2, &config).map(drop)
+    }
+
+    /// Replaces the table of interrupt routes.
+    pub fn set_routes(&self, routes: &[kb::kvm_irq_routing_entry]) -> Result<()> {
+        let mut table = vec![0u64; 1 + routes.len() * ROUTE_WORDS];
+        table[0] = routes.len() as u64;
+        for (i, route) in routes.iter().enumerate() {
+            // SAFETY: the entry is plain data of this many words, and the table has room for it.
+            unsafe {
+                let to = table.as_mut_ptr().add(1 + i * ROUTE_WORDS);
+                to.cast::<kb::kvm_irq_routing_entry>().write(*route);
+            }
+        }
+        ioctl(self.fd(), KVM_SET_GSI_ROUTING, table.as_ptr() as u64).map(drop)
+    }
+
+    /// Lets `fd` raise `gsi`, or not any more; `flags` and `resamplefd` as in `kvm_irqfd`.
+    pub fn irqfd(&self, fd: RawFd, gsi: u32, flags: u32, resamplefd: RawFd) -> Result<()> {
+        let arg = kb::kvm_irqfd {
+            fd: fd as u32,
+            gsi,
+            flags,
+            resamplefd: resamplefd as u32,
+            ..Default::default()
+        };
+        ioctl_in(self.fd(), KVM_IRQFD, &arg).map(drop)
     }
 
     /// Sets, changes or (with `size` 0) deletes a memory slot; sizes and addresses in bytes.

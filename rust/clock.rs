@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The clocks of a VM: the offset that its vCPUs' time-stamp counters have in common, and the paravirtual
+//! clock.
+
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::SpinLock, //
+};
+
+use crate::{
+    host::cpu::{
+        self,
+        Moment, //
+    },
+    model::clock::{
+        pvclock::{
+            self,
+            Rate,
+            TimeInfo,
+            VmClock, //
+        },
+        scale::Format,
+        sync::{
+            Counter,
+            Generation,
+            Now,
+            TscSync,
+            Write, //
+        }, //
+    },
+    uapi, //
+};
+
+/// `KVM_CLOCK_TSC_STABLE`, `KVM_CLOCK_REALTIME` and `KVM_CLOCK_HOST_TSC`: the flags of `kvm_clock_data`.
+const TSC_STABLE: u32 = 1 << 1;
+const REALTIME: u32 = 1 << 2;
+const HOST_TSC: u32 = 1 << 3;
+/// All of them.
+pub(crate) const FLAGS: u32 = TSC_STABLE | REALTIME | HOST_TSC;
+
+struct Inner {
+    clock: VmClock,
+    sync: TscSync,
+    /// `MSR_KVM_WALL_CLOCK`.
+    wall_clock: u64,
+}
+
+/// The clocks.
+#[pin_data]
+pub(crate) struct VmTime {
+    #[pin]
+    inner: SpinLock<Inner>,
+    /// The rate of the host's and the guests' counters.
+    rate: Rate,
+    khz: u32,
+}
+
+impl VmTime {
+    /// Makes a clock whose zero is now.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        let khz = cpu::tsc_khz();
+        pin_init!(Self {
+            inner <- new_spinlock!(Inner {
+                clock: VmClock::new(cpu::moment().raw_ns),
+                sync: TscSync::new(),
+                wall_clock: 0,
+            }),
+            rate: Rate::of(khz),
+            khz,
+        })
+    }
+
+    /// Sets a vCPU's time-stamp counter, one of `vcpus`. Returns its offset from the host's.
+    pub(crate) fn write_tsc(&self, write: Write, vcpu: &mut Generation, vcpus: usize) -> u64 {
+        let counter = Counter {
+            khz: self.khz,
+            ratio: Format::VMX.one(),
+        };
+        let moment = cpu::moment();
+        let now = Now {
+            ns: moment.raw_ns,
+            tsc: moment.tsc,
+        };
+        let mut inner = self.inner.lock();
+        let offset = inner.sync.write(write, vcpu, counter, now);
+        inner.anchor(&moment, vcpus);
+        offset
+    }
+
+    /// Whether all vCPUs read the same clock.
+    pub(crate) fn has_master(&self) -> bool {
+        self.inner.lock().clock.has_master()
+    }
+
+    /// Returns what a vCPU whose counter is `tsc_offset` ahead of the host's shows its guest, the version
+    /// apart.
+    pub(crate) fn time_info(&self, tsc_offset: u64, stopped: bool) -> TimeInfo {
+        let moment = cpu::moment();
+        let inner = self.inner.lock();
+        let (tsc, system_time) = inner.clock.anchor(moment.raw_ns, moment.tsc);
+        TimeInfo {
+            version: 0,
+            tsc_timestamp: tsc.wrapping_add(tsc_offset),
+            system_time,
+            tsc_to_system_mul: self.rate.mul,
+            tsc_shift: self.rate.shift,
+            flags: inner.clock.flags(stopped),
+        }
+    }
+
+    /// Returns `MSR_KVM_WALL_CLOCK`.
+    pub(crate) fn wall_clock(&self) -> u64 {
+        self.inner.lock().wall_clock
+    }
+
+    /// Sets it. Returns the wall clock that the guest's memory gets with `version`.
+    pub(crate) fn set_wall_clock(&self, value: u64, version: u32) -> [u32; 3] {
+        let moment = cpu::moment();
+        let mut inner = self.inner.lock();
+        inner.wall_clock = value;
+        let now = inner.clock.now(moment.raw_ns, moment.tsc, self.rate);
+        pvclock::wall_clock(version, moment.real_ns, now)
+    }
+
+    /// `KVM_GET_CLOCK`.
+    pub(crate) fn get_clock(&self) -> uapi::kvm_clock_data {
+        let moment = cpu::moment();
+        let inner = self.inner.lock();
+        let mut data = uapi::kvm_clock_data {
+            clock: inner.clock.now(moment.raw_ns, moment.tsc, self.rate),
+            ..Default::default()
+        };
+        if inner.clock.has_master() {
+            data.flags = TSC_STABLE;
+            data.host_tsc = moment.tsc;
+            if moment.stable {
+                data.flags |= REALTIME | HOST_TSC;
+                data.realtime = moment.real_ns;
+            }
+        }
+        data
+    }
+
+    /// `KVM_SET_CLOCK`; the vCPUs must renew their guests' pages then.
+    pub(crate) fn set_clock(&self, data: &uapi::kvm_clock_data) -> Result {
+        if data.flags & !FLAGS != 0 {
+            return Err(EINVAL);
+        }
+        let moment = cpu::moment();
+        let mut clock_ns = data.clock;
+        if data.flags & REALTIME != 0 {
+            // The time that has passed since the clock was read counts, but it never goes back.
+            let passed = moment.real_ns.saturating_sub(data.realtime);
+            clock_ns = clock_ns.wrapping_add(passed);
+        }
+        let mut inner = self.inner.lock();
+        let master = inner.clock.has_master();
+        inner
+            .clock
+            .update_master(moment.stable, master, moment.raw_ns, moment.tsc);
+        inner.clock.set(clock_ns, moment.raw_ns);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Decides whether the vCPUs share an anchor, after one of them has changed. An anchor that is there
+    /// stays: a new one, by however little it differs, would make the clock jump.
+    fn anchor(&mut self, moment: &Moment, vcpus: usize) {
+        let matched = self.sync.all_match(vcpus);
+        if matched != self.clock.has_master() {
+            self.clock
+                .update_master(moment.stable, matched, moment.raw_ns, moment.tsc);
+        }
+    }
+}
