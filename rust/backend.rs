@@ -114,6 +114,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) tlb_generation: u64,
     /// The host's TSC at which the guest must be left, where the backend has such a timer.
     pub(crate) deadline: Option<u64>,
+    /// The host's TSC before which the guest's code must not run, a few microseconds away at most; or 0.
+    pub(crate) not_before: u64,
     /// The local APIC's task priority.
     pub(crate) tpr: u8,
     /// The priority class below which a write of CR8 must exit, for a pending interrupt.

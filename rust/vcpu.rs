@@ -39,6 +39,7 @@ use crate::{
             Events,
             MpState, //
         },
+        halt_poll,
         msr::MsrFile,
         sregs::DebugRegs,
         x86::xcr0, //
@@ -127,6 +128,10 @@ pub(crate) struct State {
     pub(crate) timer: apic::Timer,
     /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
     pub(crate) deadline: Option<u64>,
+    /// For how long a halt is polled.
+    poll_window: halt_poll::Window,
+    /// The host's TSC before which the guest must not be entered; it is never far away.
+    not_before: u64,
     pub(crate) signal_mask: Option<kernel::bindings::sigset_t>,
     pub(crate) spare: Spare,
     pub(crate) pending: Pending,
@@ -179,6 +184,8 @@ impl Vcpu {
                 paravirt,
                 timer: apic::Timer::Stop,
                 deadline: None,
+                poll_window: Default::default(),
+                not_before: 0,
                 signal_mask: None,
                 spare: Spare::default(),
                 pending: Pending::None,

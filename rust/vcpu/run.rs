@@ -36,6 +36,10 @@ use crate::{
     model::{
         event::MpState,
         exit::Exit,
+        halt_poll::{
+            Policy,
+            Wake, //
+        },
         x86::{
             msr,
             vector, //
@@ -43,6 +47,15 @@ use crate::{
     },
     uapi, //
 };
+
+/// How long halted vCPUs are waited for without sleeping.
+const POLLING: Policy = Policy::DEFAULT;
+
+/// How long before its time a timer's interrupt is made ready: what it takes from there into the guest.
+const EARLY_NS: u64 = 2_000;
+
+/// Nanoseconds in a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
 
 impl State {
     /// Runs the guest until something is for the VMM.
@@ -129,6 +142,11 @@ impl State {
             self.mp_state = MpState::Runnable;
             return Ok(true);
         }
+        let since = cpu::now_ns();
+        if self.poll() {
+            self.learn(since, Wake::ForGuest);
+            return Ok(false);
+        }
         if self.deadline.is_some() {
             self.arm_host_timer();
         }
@@ -138,8 +156,52 @@ impl State {
         if self.deadline.is_some() && !shared.timer.has_fired() {
             shared.timer.cancel();
         }
-        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))?;
+        if woken.is_err() {
+            self.learn(since, Wake::Other);
+            self.run.set_reason(uapi::KVM_EXIT_INTR);
+        } else {
+            self.learn(since, Wake::ForGuest);
+        }
+        woken?;
         Ok(false)
+    }
+
+    /// Waits without sleeping, for as long as halts have lately been worth it. Returns whether there is
+    /// something for the vCPU.
+    ///
+    /// A timer's interrupt is made ready shortly before its time, so that the guest gets it right at its time:
+    /// the entry waits for that.
+    fn poll(&mut self) -> bool {
+        let window = u64::from(self.poll_window.ns(&POLLING));
+        if window == 0 || self.mp_state != MpState::Halted {
+            return false;
+        }
+        let khz = u64::from(self.vm.tsc_khz());
+        let early = khz.saturating_mul(EARLY_NS) / NS_PER_MS;
+        let end = cpu::rdtsc().saturating_add(khz.saturating_mul(window) / NS_PER_MS);
+        let due = self.timer_due();
+        loop {
+            if !self.shared.inbox().is_empty() || self.shared.timer.has_fired() {
+                return true;
+            }
+            let now = cpu::rdtsc();
+            if let Some(due) = due {
+                if now.saturating_add(early) >= due {
+                    self.expire_timer_early(early);
+                    self.not_before = due.min(now.saturating_add(early));
+                    return true;
+                }
+            }
+            if now >= end || sched::exit_work_pending() {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    fn learn(&mut self, since: u64, wake: Wake) {
+        let halted = cpu::now_ns().saturating_sub(since);
+        self.poll_window.learn(&POLLING, halted, wake);
     }
 
     /// Enters the guest. `None` when something came up that must be seen to first.
@@ -193,6 +255,7 @@ impl State {
                 flush_guest: core::mem::take(&mut self.flush_guest),
                 tlb_generation,
                 deadline: self.deadline,
+                not_before: core::mem::take(&mut self.not_before),
                 tpr,
                 tpr_threshold,
             },
