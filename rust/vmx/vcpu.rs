@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     backend::{
-        ApicPage,
         Entry,
         Left, //
     },
@@ -21,7 +20,10 @@ use crate::{
             self,
             IrqOff, //
         },
-        page::HostPage,
+        page::{
+            ApicPage,
+            HostPage, //
+        },
         sched::Loaded, //
     },
     model::{
