@@ -140,10 +140,14 @@ pub(crate) struct EmulationContext {
     pub(crate) rip: u64,
     pub(crate) rsp: u64,
     pub(crate) rflags: u64,
-    pub(crate) segments: [Segment; SegReg::COUNT],
+    /// The access rights of CS.
+    pub(crate) cs_rights: u32,
+    /// The current privilege level.
+    pub(crate) cpl: u8,
     pub(crate) cr0: u64,
     pub(crate) cr3: u64,
     pub(crate) cr4: u64,
+    pub(crate) efer: u64,
     /// The linear address of the access that led to the exit, where the processor tells it.
     pub(crate) linear: Option<u64>,
     /// The code at RIP, where the processor tells it.

@@ -232,7 +232,10 @@ impl State {
         for _ in 0..ROUNDS {
             self.emulation.reads.used = 0;
             let mut bytes = [0; emul::MAX_LEN];
-            let kept = self.emulation.kept.take();
+            let kept = match self.emulation.kept {
+                Some(_) => self.emulation.kept.take(),
+                None => None,
+            };
             let mut machine = VcpuMachine::new(self, fault);
             let insn = match kept {
                 Some((rip, insn, known)) if rip == machine.rip() => {
@@ -241,19 +244,21 @@ impl State {
                 }
                 _ => machine.instruction(&mut bytes),
             };
-            let result = insn.and_then(|insn| {
-                machine.is_to_execute(&insn);
-                let result = emul::execute(&mut machine, &insn);
-                match result {
-                    Err(Stop::NeedUser) => machine.keep(insn),
-                    // The VMM is to get the bytes.
-                    Err(Stop::Unhandled) if machine.fetched() == 0 => {
-                        let _ = emul::fetch(&mut machine, &mut bytes);
-                    }
-                    _ => {}
+            let result = match &insn {
+                Ok(insn) => {
+                    machine.is_to_execute(insn);
+                    emul::execute(&mut machine, insn)
                 }
-                result
-            });
+                Err(stop) => Err(*stop),
+            };
+            match (&result, &insn) {
+                (Err(Stop::NeedUser), Ok(insn)) => machine.keep(*insn),
+                // The VMM is to get the bytes.
+                (Err(Stop::Unhandled), Ok(_)) if machine.fetched() == 0 => {
+                    let _ = emul::fetch(&mut machine, &mut bytes);
+                }
+                _ => {}
+            }
             let length = machine.fetched();
             if result.is_ok() || machine.iterated() {
                 machine.commit();

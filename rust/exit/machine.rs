@@ -2,8 +2,9 @@
 
 //! The vCPU as the emulator's machine.
 //!
-//! Registers are copied when the emulation begins and written back when an instruction, or an iteration of a
-//! string instruction, is complete.
+//! An instruction, or an iteration of a string instruction, changes registers only when nothing can stop it any
+//! more, so general and segment registers are written where they are. RIP, RSP and RFLAGS are copied when the
+//! emulation begins and written back at its end.
 
 use super::emulate::Target;
 use crate::{
@@ -77,12 +78,11 @@ pub(super) struct Known {
 /// The vCPU, for the length of one instruction.
 pub(super) struct VcpuMachine<'a> {
     state: &'a mut State,
-    gpr: [u64; Gpr::COUNT],
+    rsp: u64,
     rip: u64,
     rflags: u64,
     retired: bool,
     iterated: bool,
-    segments: [Segment; SegReg::COUNT],
     cr0: u64,
     cr4: u64,
     mode: Mode,
@@ -96,8 +96,6 @@ pub(super) struct VcpuMachine<'a> {
     fetched: usize,
     /// How the first byte of the code was found.
     way: Option<code::Way>,
-    /// Segment registers that were loaded, by number.
-    loaded: u8,
     shadow: Option<Shadow>,
     ends_nmi: bool,
     /// Breakpoints that were met, as bits of DR6.
@@ -110,10 +108,8 @@ impl<'a> VcpuMachine<'a> {
     /// Inlined, or the whole of it would be copied once more.
     #[inline(always)]
     pub(super) fn new(state: &'a mut State, fault: Option<&NestedFault>) -> Self {
-        let mut gpr = state.regs.gpr;
         let context = state.backend.emulation_context();
-        gpr[Gpr::Rsp.index()] = context.rsp;
-        let efer = state.backend.register(Reg::Efer);
+        let efer = context.efer;
         let known = fault
             .filter(|fault| !fault.walk && !fault.fetch)
             .map(|fault| Known {
@@ -122,18 +118,16 @@ impl<'a> VcpuMachine<'a> {
                 write: fault.write,
                 fresh: true,
             });
-        let [_, cs, ss, ..] = context.segments;
         Self {
-            gpr,
+            rsp: context.rsp,
             rip: context.rip,
             rflags: context.rflags,
             retired: false,
             iterated: false,
-            segments: context.segments,
             cr0: context.cr0,
             cr4: context.cr4,
-            mode: Mode::new(context.cr0, efer, context.rflags, cs.ar),
-            cpl: ss.dpl(),
+            mode: Mode::new(context.cr0, efer, context.rflags, context.cs_rights),
+            cpl: context.cpl,
             cr3: context.cr3,
             efer,
             window: Window::default(),
@@ -141,20 +135,10 @@ impl<'a> VcpuMachine<'a> {
             code: context.code,
             fetched: 0,
             way: None,
-            loaded: 0,
             shadow: None,
             ends_nmi: false,
             met: 0,
             state,
-        }
-    }
-
-    /// Reads all of the segment registers, of which 64-bit code needs little otherwise.
-    fn load_segments(&mut self) {
-        for number in 0..SegReg::COUNT as u8 {
-            if let Some(reg) = SegReg::from_number(number) {
-                self.segments[reg.index()] = self.state.backend.segment(Hidden::Seg(reg));
-            }
         }
     }
 
@@ -164,9 +148,6 @@ impl<'a> VcpuMachine<'a> {
         let untied = |known: &Known| known.linear_page.is_none();
         if self.known.as_ref().is_some_and(untied) && !insn.accesses_operand_only() {
             self.known = None;
-        }
-        if insn.uses_segments() {
-            self.load_segments();
         }
     }
 
@@ -184,15 +165,10 @@ impl<'a> VcpuMachine<'a> {
     }
 
     /// Writes the registers back. Traps of the instruction, or of the iteration, become pending.
-    pub(super) fn commit(mut self) {
-        let rsp = self.gpr[Gpr::Rsp.index()];
-        self.state.regs.gpr = self.gpr;
-        if self.loaded != 0 {
-            self.store_segments();
-        }
+    pub(super) fn commit(&mut self) {
         let mut traps = self.met;
         if self.retired {
-            if self.state.backend.retire(self.rip, rsp, self.rflags) {
+            if self.state.backend.retire(self.rip, self.rsp, self.rflags) {
                 traps |= dr6::BS;
             }
         } else {
@@ -205,7 +181,7 @@ impl<'a> VcpuMachine<'a> {
             }
             let backend = &mut self.state.backend;
             backend.set_register(Reg::Rip, self.rip);
-            backend.set_register(Reg::Rsp, rsp);
+            backend.set_register(Reg::Rsp, self.rsp);
             backend.set_register(Reg::Rflags, self.rflags);
         }
         if self.shadow.is_some() || self.ends_nmi {
@@ -217,19 +193,6 @@ impl<'a> VcpuMachine<'a> {
         }
         if traps != 0 {
             self.state.raise(Exception::db(traps));
-        }
-    }
-
-    #[cold]
-    fn store_segments(&mut self) {
-        for number in 0..SegReg::COUNT as u8 {
-            if let (Some(reg), true) = (
-                SegReg::from_number(number),
-                self.loaded & 1 << (number & 7) != 0,
-            ) {
-                let segment = self.segments[reg.index()];
-                self.state.backend.set_segment(Hidden::Seg(reg), &segment);
-            }
         }
     }
 
@@ -427,12 +390,18 @@ impl<'a> VcpuMachine<'a> {
 impl Machine for VcpuMachine<'_> {
     #[inline]
     fn gpr(&self, reg: Gpr) -> u64 {
-        self.gpr[reg.index()]
+        match reg {
+            Gpr::Rsp => self.rsp,
+            reg => self.state.regs.gpr[reg.index()],
+        }
     }
 
     #[inline]
     fn set_gpr(&mut self, reg: Gpr, value: u64) {
-        self.gpr[reg.index()] = value;
+        match reg {
+            Gpr::Rsp => self.rsp = value,
+            reg => self.state.regs.gpr[reg.index()] = value,
+        }
     }
 
     fn rip(&self) -> u64 {
@@ -461,8 +430,8 @@ impl Machine for VcpuMachine<'_> {
         self.cpl
     }
 
-    fn segment(&self, reg: SegReg) -> Segment {
-        self.segments[reg.index()]
+    fn segment(&mut self, reg: SegReg) -> Segment {
+        self.state.backend.segment(Hidden::Seg(reg))
     }
 
     fn cr0(&self) -> u64 {

@@ -144,8 +144,7 @@ impl System for VcpuMachine<'_> {
     }
 
     fn set_segment(&mut self, reg: SegReg, segment: Segment) -> Result<(), Stop> {
-        self.segments[reg.index()] = segment;
-        self.loaded |= 1 << (reg as u8 & 7);
+        self.state.backend.set_segment(Hidden::Seg(reg), &segment);
         Ok(())
     }
 

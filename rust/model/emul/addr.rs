@@ -84,7 +84,7 @@ const fn allows(segment: &Segment, access: Access) -> bool {
 /// Checks an access of `len` bytes at `seg:offset` and returns its linear address.
 #[inline]
 pub(super) fn linear<M: Machine>(
-    m: &M,
+    m: &mut M,
     mode: Mode,
     seg: SegReg,
     offset: u64,
@@ -120,7 +120,7 @@ pub(super) fn linear<M: Machine>(
 }
 
 /// The linear address of `seg:offset`, which nobody is going to access.
-pub(super) fn unchecked<M: Machine>(m: &M, mode: Mode, seg: SegReg, offset: u64) -> u64 {
+pub(super) fn unchecked<M: Machine>(m: &mut M, mode: Mode, seg: SegReg, offset: u64) -> u64 {
     let base = match (mode, seg) {
         (Mode::Long, SegReg::Es | SegReg::Cs | SegReg::Ss | SegReg::Ds) => 0,
         _ => m.segment_base(seg),
@@ -129,7 +129,7 @@ pub(super) fn unchecked<M: Machine>(m: &M, mode: Mode, seg: SegReg, offset: u64)
 }
 
 /// The linear address of the instruction at RIP, and how many bytes may be fetched, 1 to [`MAX_LEN`].
-pub(super) fn code<M: Machine>(m: &M, mode: Mode) -> Result<(u64, usize), Stop> {
+pub(super) fn code<M: Machine>(m: &mut M, mode: Mode) -> Result<(u64, usize), Stop> {
     let rip = m.rip();
     if mode == Mode::Long {
         return if is_canonical(rip, m.linear_width()) {

@@ -39,13 +39,14 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     /// Checks the target of a near branch.
-    fn near_target(&self, rip: u64) -> Result<u64, Stop> {
+    fn near_target(&mut self, rip: u64) -> Result<u64, Stop> {
         let long = self.insn.mode == Mode::Long;
         let rip = truncate(rip, self.insn.op_size);
         if long {
             return self.check_rip(rip, &Segment::default(), true);
         }
-        self.check_rip(rip, &self.m.segment(SegReg::Cs), false)
+        let cs = self.m.segment(SegReg::Cs);
+        self.check_rip(rip, &cs, false)
     }
 
     /// The target of Jcc, LOOP, JMP and CALL, unchecked.

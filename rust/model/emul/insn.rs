@@ -470,16 +470,6 @@ impl Insn {
         )
     }
 
-    /// Whether it reads or writes segment registers for more than to address memory.
-    pub const fn uses_segments(&self) -> bool {
-        let named = matches!(self.src, Operand::Seg(_)) || matches!(self.dst, Operand::Seg(_));
-        named
-            || matches!(
-                self.op,
-                Op::LoadFar | Op::JmpFar | Op::CallFar | Op::RetFar | Op::Iret
-            )
-    }
-
     /// Whether `bit` of [`prefix`] is set.
     pub const fn has(&self, bit: u8) -> bool {
         self.prefix & bit != 0

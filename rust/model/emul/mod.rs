@@ -156,11 +156,11 @@ pub trait Machine: System {
     /// The current privilege level, 0 to 3.
     fn cpl(&self) -> u8;
 
-    /// A segment register.
-    fn segment(&self, reg: SegReg) -> Segment;
+    /// A segment register; of the last value, if it was [set](System::set_segment).
+    fn segment(&mut self, reg: SegReg) -> Segment;
 
     /// The base of a segment register.
-    fn segment_base(&self, reg: SegReg) -> u64 {
+    fn segment_base(&mut self, reg: SegReg) -> u64 {
         self.segment(reg).base
     }
 

@@ -222,7 +222,7 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     /// Real mode changes selector and base only: limits and rights stay as protected mode left them.
-    pub(super) fn real_segment(&self, reg: SegReg, selector: u16) -> Loaded {
+    pub(super) fn real_segment(&mut self, reg: SegReg, selector: u16) -> Loaded {
         Loaded::plain(Segment {
             selector,
             base: u64::from(selector) << 4,

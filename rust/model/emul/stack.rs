@@ -40,7 +40,7 @@ pub(super) struct Stack {
 
 impl<M: Machine> Exec<'_, M> {
     /// The stack as it is.
-    pub(super) fn stack(&self) -> Stack {
+    pub(super) fn stack(&mut self) -> Stack {
         let width = if self.insn.mode == Mode::Long {
             8
         } else if self.m.segment(SegReg::Ss).ar & ar::DB != 0 {

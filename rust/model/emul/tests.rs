@@ -182,7 +182,7 @@ impl Machine for Pc {
         self.cpl
     }
 
-    fn segment(&self, reg: SegReg) -> Segment {
+    fn segment(&mut self, reg: SegReg) -> Segment {
         self.segments[reg.index()]
     }
 

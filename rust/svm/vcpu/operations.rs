@@ -322,47 +322,20 @@ impl BackendVcpu for SvmVcpu {
 
     #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
-        let rflags = self.register(Reg::Rflags);
+        let (rflags, efer) = (self.register(Reg::Rflags), self.efer);
         let Vmcb { control, save } = self.vmcb.vmcb_mut();
-        let long = in_64bit_code(save);
         let code = CodeBytes::new(control.fetched());
-        let cpl = save.cpl;
         let cr0 = cr::guest_cr0(save.cr0, self.cr0);
         EmulationContext {
             rip: save.rip,
             rsp: save.rsp,
             rflags,
-            segments: if long {
-                // 64-bit code has the bases of FS and GS, the mode in CS and the privilege level in SS.
-                let base = |held: &VmcbSegment| Segment {
-                    base: held.base,
-                    ..Segment::default()
-                };
-                let rights = |ar| Segment {
-                    ar,
-                    ..Segment::default()
-                };
-                [
-                    Segment::default(),
-                    rights(ar::P | ar::S | ar::CODE | ar::L),
-                    rights(u32::from(cpl & 3) << ar::DPL_SHIFT),
-                    Segment::default(),
-                    base(&save.fs),
-                    base(&save.gs),
-                ]
-            } else {
-                [
-                    Segment::from(&save.es),
-                    Segment::from(&save.cs),
-                    save.ss.stack_segment(cpl),
-                    Segment::from(&save.ds),
-                    Segment::from(&save.fs),
-                    Segment::from(&save.gs),
-                ]
-            },
+            cs_rights: Segment::from(&save.cs).ar,
+            cpl: save.cpl,
             cr0,
             cr3: save.cr3,
             cr4: self.cr4,
+            efer,
             linear: None,
             code,
         }

@@ -45,42 +45,21 @@ use crate::{
             field, //
         },
         x86::{
+            ar,
             cr4,
             efer,
             msr,
             rflags,
-            SegReg,
             Segment, //
         }, //
     },
     vmx::vmcs::CurrentVmcs, //
 };
 
-/// Reads a segment register for the emulator. 64-bit code has the bases of FS and GS, the mode in CS and the
-/// privilege level in SS; the rest of the segments does not matter there, but for instructions that store a
-/// selector.
+/// The current privilege level is that of SS (SDM vol. 3, section 26.3.1.2).
 #[inline(always)]
-fn read_segment(vmcs: &CurrentVmcs<'_>, reg: SegReg, long: bool) -> Segment {
-    let Fields::Segment(selector, base, limit, rights) = fields(Hidden::Seg(reg)) else {
-        return Segment::default();
-    };
-    match reg {
-        SegReg::Es | SegReg::Ds if long => Segment::default(),
-        SegReg::Fs | SegReg::Gs if long => Segment {
-            base: vmcs.read(base),
-            ..Segment::default()
-        },
-        SegReg::Cs | SegReg::Ss if long => Segment {
-            ar: vmcs.read(rights),
-            ..Segment::default()
-        },
-        _ => Segment {
-            selector: vmcs.read(selector),
-            base: vmcs.read(base),
-            limit: vmcs.read(limit),
-            ar: vmcs.read(rights),
-        },
-    }
+fn privilege_level(vmcs: &CurrentVmcs<'_>) -> u8 {
+    ((vmcs.read(field::GUEST_SS_ACCESS_RIGHTS) & ar::DPL) >> ar::DPL_SHIFT) as u8
 }
 
 impl VmxVcpu {
@@ -356,26 +335,20 @@ impl BackendVcpu for VmxVcpu {
 
     #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
-        let (cr0_mask, cr4_mask) = (self.cr0_mask, self.cr4_mask);
+        let (cr0_mask, cr4_mask, efer) = (self.cr0_mask, self.cr4_mask, self.efer);
         self.with(|vmcs| {
             let cr0 = vmcs.read(field::CR0_READ_SHADOW);
             let cr4 = vmcs.read(field::CR4_READ_SHADOW);
-            let long = in_64bit_code(vmcs);
             EmulationContext {
                 rip: vmcs.read(field::GUEST_RIP),
                 rsp: vmcs.read(field::GUEST_RSP),
                 rflags: vmcs.read(field::GUEST_RFLAGS),
-                segments: [
-                    read_segment(vmcs, SegReg::Es, long),
-                    read_segment(vmcs, SegReg::Cs, long),
-                    read_segment(vmcs, SegReg::Ss, long),
-                    read_segment(vmcs, SegReg::Ds, long),
-                    read_segment(vmcs, SegReg::Fs, long),
-                    read_segment(vmcs, SegReg::Gs, long),
-                ],
+                cs_rights: vmcs.read(field::GUEST_CS_ACCESS_RIGHTS),
+                cpl: privilege_level(vmcs),
                 cr0: cr::guest_view(vmcs.read(field::GUEST_CR0), cr0, cr0_mask),
                 cr3: vmcs.read(field::GUEST_CR3),
                 cr4: cr::guest_view(vmcs.read(field::GUEST_CR4), cr4, cr4_mask),
+                efer,
                 linear: Some(vmcs.read(field::GUEST_LINEAR_ADDRESS)),
                 code: CodeBytes::default(),
             }

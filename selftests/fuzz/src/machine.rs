@@ -289,7 +289,7 @@ impl Machine for Any {
         self.cpl
     }
 
-    fn segment(&self, reg: SegReg) -> Segment {
+    fn segment(&mut self, reg: SegReg) -> Segment {
         self.segments[reg.index()]
     }
 

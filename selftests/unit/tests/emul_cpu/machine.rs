@@ -102,7 +102,7 @@ impl Machine for Soft {
         3
     }
 
-    fn segment(&self, reg: SegReg) -> Segment {
+    fn segment(&mut self, reg: SegReg) -> Segment {
         self.segments[reg.index()]
     }
 
