@@ -39,6 +39,7 @@ use crate::{
             Events,
             MpState, //
         },
+        halt_poll,
         msr::MsrFile,
         sregs::DebugRegs,
         x86::xcr0, //
@@ -123,6 +124,8 @@ pub(crate) struct State {
     pub(crate) tsc_offset: u64,
     /// What the guest and the host share.
     pub(crate) paravirt: paravirt::Paravirt,
+    /// How long a HLT is polled for before the thread sleeps.
+    pub(crate) halt_window: halt_poll::Window,
     /// What the APIC timer waits for.
     pub(crate) timer: apic::Timer,
     /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
@@ -177,6 +180,7 @@ impl Vcpu {
                 )?,
                 tsc_offset,
                 paravirt,
+                halt_window: halt_poll::Window::default(),
                 timer: apic::Timer::Stop,
                 deadline: None,
                 signal_mask: None,

@@ -36,6 +36,7 @@ use crate::{
     model::{
         event::MpState,
         exit::Exit,
+        halt_poll::Wake,
         x86::{
             msr,
             vector, //
@@ -123,12 +124,50 @@ impl State {
         Ok(Next::Resume)
     }
 
-    /// Sleeps until a vCPU that is not running has a reason to. Returns whether it is running now.
+    /// Waits until a vCPU that is not running has a reason to. Returns whether it is running now.
     fn block(&mut self) -> Result<bool> {
         if self.mp_state == MpState::Halted && self.wakes() {
             self.mp_state = MpState::Runnable;
             return Ok(true);
         }
+        if self.mp_state != MpState::Halted {
+            self.sleep()?;
+            return Ok(false);
+        }
+        let policy = self.vm.halt_policy();
+        let start = cpu::now_ns();
+        let polled = self.poll(start, self.halt_window.ns(&policy));
+        let woken = if polled { Ok(()) } else { self.sleep() };
+        let halted_ns = cpu::now_ns().saturating_sub(start);
+        let wake = if woken.is_ok() {
+            Wake::ForGuest
+        } else {
+            Wake::Other
+        };
+        self.halt_window.learn(&policy, halted_ns, wake);
+        woken.map(|()| false)
+    }
+
+    /// Looks for a reason to run for `window` ns from `start` on, as long as nobody else wants the CPU.
+    fn poll(&self, start: u64, window: u32) -> bool {
+        if window == 0 {
+            return false;
+        }
+        let end = start.saturating_add(window.into());
+        loop {
+            let due = self.deadline.is_some_and(|at| cpu::rdtsc() >= at);
+            if due || !self.shared.inbox().is_empty() || self.shared.timer.has_fired() {
+                return true;
+            }
+            if sched::exit_work_pending() || !sched::is_alone() || cpu::now_ns() >= end {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until something has been sent to the vCPU.
+    fn sleep(&mut self) -> Result {
         if self.deadline.is_some() {
             self.arm_host_timer();
         }
@@ -138,8 +177,7 @@ impl State {
         if self.deadline.is_some() && !shared.timer.has_fired() {
             shared.timer.cancel();
         }
-        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))?;
-        Ok(false)
+        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))
     }
 
     /// Enters the guest. `None` when something came up that must be seen to first.
