@@ -124,12 +124,12 @@ pub(crate) struct State {
     pub(crate) tsc_offset: u64,
     /// What the guest and the host share.
     pub(crate) paravirt: paravirt::Paravirt,
+    /// How long a HLT is polled for before the thread sleeps.
+    pub(crate) halt_window: halt_poll::Window,
     /// What the APIC timer waits for.
     pub(crate) timer: apic::Timer,
     /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
     pub(crate) deadline: Option<u64>,
-    /// For how long a halt is polled.
-    poll_window: halt_poll::Window,
     /// The host's TSC before which the guest must not be entered; it is never far away.
     not_before: u64,
     pub(crate) signal_mask: Option<kernel::bindings::sigset_t>,
@@ -182,9 +182,9 @@ impl Vcpu {
                 )?,
                 tsc_offset,
                 paravirt,
+                halt_window: halt_poll::Window::default(),
                 timer: apic::Timer::Stop,
                 deadline: None,
-                poll_window: Default::default(),
                 not_before: 0,
                 signal_mask: None,
                 spare: Spare::default(),

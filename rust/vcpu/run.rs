@@ -36,10 +36,7 @@ use crate::{
     model::{
         event::MpState,
         exit::Exit,
-        halt_poll::{
-            Policy,
-            Wake, //
-        },
+        halt_poll::Wake,
         x86::{
             msr,
             vector, //
@@ -47,9 +44,6 @@ use crate::{
     },
     uapi, //
 };
-
-/// How long halted vCPUs are waited for without sleeping.
-const POLLING: Policy = Policy::DEFAULT;
 
 /// How long before its time a timer's interrupt is made ready: what it takes from there into the guest.
 const EARLY_NS: u64 = 2_000;
@@ -136,17 +130,65 @@ impl State {
         Ok(Next::Resume)
     }
 
-    /// Sleeps until a vCPU that is not running has a reason to. Returns whether it is running now.
+    /// Waits until a vCPU that is not running has a reason to. Returns whether it is running now.
     fn block(&mut self) -> Result<bool> {
         if self.mp_state == MpState::Halted && self.wakes() {
             self.mp_state = MpState::Runnable;
             return Ok(true);
         }
-        let since = cpu::now_ns();
-        if self.poll() {
-            self.learn(since, Wake::ForGuest);
+        if self.mp_state != MpState::Halted {
+            self.sleep()?;
             return Ok(false);
         }
+        let policy = self.vm.halt_policy();
+        let start = cpu::now_ns();
+        let polled = self.poll(self.halt_window.ns(&policy));
+        let woken = if polled { Ok(()) } else { self.sleep() };
+        let halted_ns = cpu::now_ns().saturating_sub(start);
+        let wake = if woken.is_ok() {
+            Wake::ForGuest
+        } else {
+            Wake::Other
+        };
+        self.halt_window.learn(&policy, halted_ns, wake);
+        woken.map(|()| false)
+    }
+
+    /// Looks for a reason to run for `window` ns, as long as nobody else wants the CPU.
+    ///
+    /// A timer's interrupt is made ready shortly before its time, so that the guest gets it right at its time:
+    /// the entry waits for that.
+    fn poll(&mut self, window: u32) -> bool {
+        if window == 0 {
+            return false;
+        }
+        let khz = u64::from(self.vm.tsc_khz());
+        let early = khz.saturating_mul(EARLY_NS) / NS_PER_MS;
+        let ticks = khz.saturating_mul(window.into()) / NS_PER_MS;
+        let end = cpu::rdtsc().saturating_add(ticks);
+        let due = self.timer_due();
+        loop {
+            let now = cpu::rdtsc();
+            let passed = self.deadline.is_some_and(|at| now >= at);
+            if passed || !self.shared.inbox().is_empty() || self.shared.timer.has_fired() {
+                return true;
+            }
+            if let Some(due) = due {
+                if now.saturating_add(early) >= due {
+                    self.expire_timer_early(early);
+                    self.not_before = due.min(now.saturating_add(early));
+                    return true;
+                }
+            }
+            if now >= end || sched::exit_work_pending() || !sched::is_alone() {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until something has been sent to the vCPU.
+    fn sleep(&mut self) -> Result {
         if self.deadline.is_some() {
             self.arm_host_timer();
         }
@@ -156,52 +198,7 @@ impl State {
         if self.deadline.is_some() && !shared.timer.has_fired() {
             shared.timer.cancel();
         }
-        if woken.is_err() {
-            self.learn(since, Wake::Other);
-            self.run.set_reason(uapi::KVM_EXIT_INTR);
-        } else {
-            self.learn(since, Wake::ForGuest);
-        }
-        woken?;
-        Ok(false)
-    }
-
-    /// Waits without sleeping, for as long as halts have lately been worth it. Returns whether there is
-    /// something for the vCPU.
-    ///
-    /// A timer's interrupt is made ready shortly before its time, so that the guest gets it right at its time:
-    /// the entry waits for that.
-    fn poll(&mut self) -> bool {
-        let window = u64::from(self.poll_window.ns(&POLLING));
-        if window == 0 || self.mp_state != MpState::Halted {
-            return false;
-        }
-        let khz = u64::from(self.vm.tsc_khz());
-        let early = khz.saturating_mul(EARLY_NS) / NS_PER_MS;
-        let end = cpu::rdtsc().saturating_add(khz.saturating_mul(window) / NS_PER_MS);
-        let due = self.timer_due();
-        loop {
-            if !self.shared.inbox().is_empty() || self.shared.timer.has_fired() {
-                return true;
-            }
-            let now = cpu::rdtsc();
-            if let Some(due) = due {
-                if now.saturating_add(early) >= due {
-                    self.expire_timer_early(early);
-                    self.not_before = due.min(now.saturating_add(early));
-                    return true;
-                }
-            }
-            if now >= end || sched::exit_work_pending() {
-                return false;
-            }
-            core::hint::spin_loop();
-        }
-    }
-
-    fn learn(&mut self, since: u64, wake: Wake) {
-        let halted = cpu::now_ns().saturating_sub(since);
-        self.poll_window.learn(&POLLING, halted, wake);
+        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))
     }
 
     /// Enters the guest. `None` when something came up that must be seen to first.
