@@ -6,22 +6,25 @@
 BACKEND ?= vmx
 GUEST ?= test
 KDIR ?=
-export KDIR
+# The test kernel's flavour: the usual one, or debug (KASAN, lockdep, kmemleak and so on).
+FLAVOUR ?=
+export KDIR FLAVOUR
 
 VM := selftests/vm
 
-.PHONY: run shell test check fuzz bench setup kernel modules vmm clean help
+.PHONY: run shell test quick check fuzz bench setup kernel modules vmm clean help
 
 help:
 	@echo 'make run      boot a Linux guest on vireo.ko in a nested VM; ends when the guest powers off'
 	@echo 'make shell    the same, with a shell in the guest'
 	@echo 'make test     every test'
+	@echo 'make quick    the module built and tried under SVM, in less than a minute'
 	@echo 'make check    the tests that need no VM: fmt, clippy, unit tests, docs'
 	@echo 'make fuzz     long tests of the emulator: 10 million instructions beside the CPU, fuzz targets'
 	@echo 'make bench    instructions per operation, beside KVM'
 	@echo 'make setup | kernel | modules | vmm    the parts: packages, test kernel, vireo.ko, the vireo VMM'
 	@echo 'make clean    remove what was built in this tree (the cache folder stays)'
-	@echo 'Variables: BACKEND=vmx|svm  GUEST=test|debian  KDIR=a built kernel of your own'
+	@echo 'Variables: BACKEND=vmx|svm  GUEST=test|debian  KDIR=a built kernel of your own  FLAVOUR=debug'
 
 setup:
 	@$(VM)/setup.sh
@@ -43,6 +46,9 @@ shell: modules vmm
 
 test:
 	@$(VM)/all test
+
+quick:
+	@$(VM)/all quick
 
 check: setup
 	@$(VM)/all check

@@ -19,7 +19,7 @@ use crate::{
             IrqOff, //
         },
         global::GlobalOwner,
-        page::HostPage, //
+        page::ApicPage, //
     },
     model::{
         addr::Hpa,
@@ -114,6 +114,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) tlb_generation: u64,
     /// The host's TSC at which the guest must be left, where the backend has such a timer.
     pub(crate) deadline: Option<u64>,
+    /// The host's TSC before which the guest's code must not run, a few microseconds away at most; or 0.
+    pub(crate) not_before: u64,
     /// The local APIC's task priority.
     pub(crate) tpr: u8,
     /// The priority class below which a write of CR8 must exit, for a pending interrupt.
@@ -175,38 +177,6 @@ impl CodeBytes {
     /// Returns `count` bytes from the start, if there are as many.
     pub(crate) fn first(&self, count: usize) -> Option<&[u8]> {
         self.bytes.get(..usize::from(self.length))?.get(..count)
-    }
-}
-
-/// The page in which the processor keeps the registers of a virtualised local APIC.
-pub(crate) struct ApicPage(HostPage);
-
-impl ApicPage {
-    /// Makes one with every register 0.
-    pub(crate) fn new() -> Result<Self> {
-        HostPage::new().map(Self)
-    }
-
-    /// Returns the page's address.
-    pub(crate) fn hpa(&self) -> Hpa {
-        self.0.hpa()
-    }
-
-    /// Reads the register at `offset`, of which bits 11:4 count.
-    #[inline(always)]
-    pub(crate) fn read(&self, offset: u16) -> u32 {
-        let at = usize::from(offset & 0xff0);
-        // SAFETY: The page is ours, and the offset is aligned and within it. The processor may write to the
-        // page at any time, hence volatile.
-        unsafe { self.0.as_ptr().add(at).cast::<u32>().read_volatile() }
-    }
-
-    /// Writes the register at `offset`, of which bits 11:4 count.
-    #[inline(always)]
-    pub(crate) fn write(&mut self, offset: u16, value: u32) {
-        let at = usize::from(offset & 0xff0);
-        // SAFETY: As in `read`.
-        unsafe { self.0.as_ptr().add(at).cast::<u32>().write_volatile(value) };
     }
 }
 

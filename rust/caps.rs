@@ -52,6 +52,7 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH
         | uapi::KVM_CAP_SIGNAL_MSI
         | uapi::KVM_CAP_MSI_DEVID
+        | uapi::KVM_CAP_HALT_POLL
         | uapi::KVM_CAP_KVMCLOCK_CTRL
         | uapi::KVM_CAP_STEAL_TIME
         | uapi::KVM_CAP_IRQFD

@@ -183,7 +183,14 @@ impl Interrupts {
     }
 
     /// The inputs of the PICs in `acked` have been handled, those in `unmasked` have been unmasked.
+    #[inline]
     fn pic_done(&self, effect: crate::model::pic::Effect) {
+        if effect.acked | effect.unmasked != 0 {
+            self.pic_inputs_done(effect);
+        }
+    }
+
+    fn pic_inputs_done(&self, effect: crate::model::pic::Effect) {
         for pin in (0u8..).take(crate::model::pic::PINS) {
             let target = route::pic_target(pin);
             if effect.acked >> pin & 1 != 0 {

@@ -67,6 +67,10 @@ module! {
             default: 1,
             description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can (VMX)",
         },
+        halt_poll_ns: u32 {
+            default: 200000,
+            description: "The longest that a halted vCPU's thread polls before it sleeps, in ns; 0 never polls",
+        },
         tpr_shadow: u8 {
             default: 1,
             description: "Let the CPU handle CR8, where it can (VMX)",
@@ -113,6 +117,11 @@ impl kernel::InPlaceModule for Vireo {
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
         })
     }
+}
+
+/// The longest that a halted vCPU's thread polls before it sleeps, in ns.
+fn halt_poll_ns() -> u32 {
+    module_parameters::halt_poll_ns.value()
 }
 
 /// Whether the user asked for VMCS dumps.

@@ -39,6 +39,7 @@ use crate::{
             Events,
             MpState, //
         },
+        halt_poll,
         msr::MsrFile,
         sregs::DebugRegs,
         x86::xcr0, //
@@ -123,10 +124,14 @@ pub(crate) struct State {
     pub(crate) tsc_offset: u64,
     /// What the guest and the host share.
     pub(crate) paravirt: paravirt::Paravirt,
+    /// How long a HLT is polled for before the thread sleeps.
+    pub(crate) halt_window: halt_poll::Window,
     /// What the APIC timer waits for.
     pub(crate) timer: apic::Timer,
     /// The host's TSC at which the guest's run must end for it, where the processor can see to that.
     pub(crate) deadline: Option<u64>,
+    /// The host's TSC before which the guest must not be entered; it is never far away.
+    not_before: u64,
     pub(crate) signal_mask: Option<kernel::bindings::sigset_t>,
     pub(crate) spare: Spare,
     pub(crate) pending: Pending,
@@ -177,8 +182,10 @@ impl Vcpu {
                 )?,
                 tsc_offset,
                 paravirt,
+                halt_window: halt_poll::Window::default(),
                 timer: apic::Timer::Stop,
                 deadline: None,
+                not_before: 0,
                 signal_mask: None,
                 spare: Spare::default(),
                 pending: Pending::None,

@@ -33,7 +33,10 @@ use crate::{
     },
     irqchip::Interrupts,
     memory::Memory,
-    model::memslot::Request,
+    model::{
+        halt_poll::Policy,
+        memslot::Request, //
+    },
     uapi,
     vcpu::{
         table::{
@@ -57,6 +60,8 @@ pub(crate) struct Vm {
     #[pin]
     time: VmTime,
     boot_cpu: Atomic<u32>,
+    /// The longest that a HLT is polled for, in ns.
+    halt_poll_ns: Atomic<u32>,
     #[pin]
     doorbells: Doorbells,
     /// Held while vCPUs or the irqchip are made, which must not overlap.
@@ -82,6 +87,7 @@ impl Vm {
                 interrupts,
                 time <- VmTime::new(),
                 boot_cpu: Atomic::new(0),
+                halt_poll_ns: Atomic::new(crate::halt_poll_ns()),
                 doorbells <- Doorbells::new(),
                 creating <- new_mutex!(()),
                 tsc_khz: cpu::tsc_khz(),
@@ -107,6 +113,14 @@ impl Vm {
     /// Returns the clocks.
     pub(crate) fn time(&self) -> &VmTime {
         &self.time
+    }
+
+    /// Returns how HLT is polled.
+    pub(crate) fn halt_policy(&self) -> Policy {
+        Policy {
+            max_ns: self.halt_poll_ns.load(Relaxed),
+            ..Policy::DEFAULT
+        }
     }
 
     /// Returns the number of the vCPU that starts by itself.
@@ -186,6 +200,11 @@ impl Vm {
                 let _creating = self.creating.lock();
                 self.interrupts
                     .create_split(self.memory().vcpus.len(), first)
+            }
+            uapi::KVM_CAP_HALT_POLL => {
+                let ns = u32::try_from(first).map_err(|_| EINVAL)?;
+                self.halt_poll_ns.store(ns, Relaxed);
+                Ok(())
             }
             uapi::KVM_CAP_X2APIC_API => self.interrupts.set_apic_api(first),
             _ => Err(EINVAL),

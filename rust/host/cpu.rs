@@ -144,6 +144,16 @@ pub(crate) fn rdtsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// Spins until the time-stamp counter has reached `tsc`, which must not be far away.
+#[inline(always)]
+pub(crate) fn wait_for_tsc(tsc: u64) {
+    if tsc != 0 {
+        while rdtsc() < tsc {
+            core::hint::spin_loop();
+        }
+    }
+}
+
 /// Executes CPUID on this CPU.
 pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);

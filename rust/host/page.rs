@@ -106,3 +106,35 @@ pub(crate) fn direct_map(hpa: Hpa) -> *mut u8 {
     // SAFETY: Reads a variable that is constant after boot; the shim only adds.
     unsafe { b::vireo_pfn_to_virt(hpa.pfn().raw() as usize).cast() }
 }
+
+/// The page in which the processor keeps the registers of a virtualised local APIC.
+pub(crate) struct ApicPage(HostPage);
+
+impl ApicPage {
+    /// Makes one with every register 0.
+    pub(crate) fn new() -> Result<Self> {
+        HostPage::new().map(Self)
+    }
+
+    /// Returns the page's address.
+    pub(crate) fn hpa(&self) -> Hpa {
+        self.0.hpa()
+    }
+
+    /// Reads the register at `offset`, of which bits 11:4 count.
+    #[inline(always)]
+    pub(crate) fn read(&self, offset: u16) -> u32 {
+        let at = usize::from(offset & 0xff0);
+        // SAFETY: The page is ours, and the offset is aligned and within it. The processor may write to the
+        // page at any time, hence volatile.
+        unsafe { self.0.as_ptr().add(at).cast::<u32>().read_volatile() }
+    }
+
+    /// Writes the register at `offset`, of which bits 11:4 count.
+    #[inline(always)]
+    pub(crate) fn write(&mut self, offset: u16, value: u32) {
+        let at = usize::from(offset & 0xff0);
+        // SAFETY: As in `read`.
+        unsafe { self.0.as_ptr().add(at).cast::<u32>().write_volatile(value) };
+    }
+}

@@ -165,6 +165,12 @@ pub(crate) fn yield_now() {
     unsafe { b::vireo_cond_resched() };
 }
 
+/// Whether no other thread waits for this CPU.
+pub(crate) fn is_alone() -> bool {
+    // SAFETY: Reads the state of the CPU's queue; a stale answer does no harm.
+    unsafe { b::vireo_alone() }
+}
+
 /// Whether the current thread must leave the guest: a signal, a rescheduling or task work is pending.
 #[inline(always)]
 pub(crate) fn exit_work_pending() -> bool {

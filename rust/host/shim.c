@@ -15,6 +15,7 @@
 #include <linux/poll.h>
 #include <linux/rcuwait.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/syscore_ops.h>
@@ -166,6 +167,12 @@ bool vireo_exit_work_pending(void)
 int vireo_handle_exit_work(void)
 {
 	return xfer_to_guest_mode_handle_work();
+}
+
+/* Whether nobody else wants to run on this CPU. */
+bool vireo_alone(void)
+{
+	return single_task_running();
 }
 
 void vireo_cond_resched(void)

@@ -61,6 +61,7 @@ int vireo_rdmsr_safe(u32 msr, u64 *value);
 bool vireo_exit_work_pending(void);
 int vireo_handle_exit_work(void);
 void vireo_cond_resched(void);
+bool vireo_alone(void);
 
 void vireo_cpu_state(struct vireo_cpu_state *state);
 void vireo_host_save(struct vireo_host_state *state);

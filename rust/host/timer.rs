@@ -110,13 +110,13 @@ impl PinnedDrop for WakeTimer {
 
 /// What happens when an [`Alarm`] goes off.
 pub(crate) trait OnAlarm: Send + Sync {
-    /// Called in hard-interrupt context; it may arm the alarm again.
+    /// Called in soft-interrupt context, where spinlocks may be taken; it may arm the alarm again.
     fn alarm(&self, alarm: &Alarm<Self>)
     where
         Self: Sized;
 }
 
-/// A one-shot timer that calls back in hard-interrupt context.
+/// A one-shot timer that calls back in soft-interrupt context.
 ///
 /// # Invariants
 ///
@@ -146,7 +146,7 @@ impl<T: OnAlarm> Alarm<T> {
                         slot,
                         Some(Self::expired),
                         bindings::CLOCK_MONOTONIC as ffi::c_int,
-                        bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+                        bindings::hrtimer_mode_HRTIMER_MODE_ABS_SOFT,
                     )
                 }
             }),
@@ -164,7 +164,7 @@ impl<T: OnAlarm> Alarm<T> {
                     self.timer.get(),
                     i64::try_from(ns).unwrap_or(i64::MAX),
                     0,
-                    bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD,
+                    bindings::hrtimer_mode_HRTIMER_MODE_ABS_SOFT,
                 )
             },
             None => {

@@ -185,6 +185,7 @@ impl SvmVcpu {
             // back below.
             unsafe { cpu::wrmsr(msr::IA32_DEBUGCTL, 0) };
         }
+        cpu::wait_for_tsc(entry.not_before);
         // SAFETY: Interrupts are off and GIF is 1; SVM is on with a host save area (`prepare`). The VMCB
         // confines the guest to the nested page tables, and `regs` are the registers of its guest. The page
         // `host` holds what VMSAVE saved on this CPU.

@@ -129,6 +129,25 @@ impl State {
         }
     }
 
+    /// Returns the host's TSC at which the APIC timer is due, if it waits for a TSC value.
+    pub(super) fn timer_due(&self) -> Option<u64> {
+        match self.timer {
+            Timer::TscDeadline(deadline) => Some(deadline.wrapping_sub(self.tsc_offset)),
+            Timer::Stop | Timer::OneShotNs(_) => None,
+        }
+    }
+
+    /// Has the APIC timer fire if it is due within `early` TSC ticks.
+    pub(super) fn expire_timer_early(&mut self, early: u64) {
+        let clock = VcpuClock {
+            tsc_offset: self.tsc_offset.wrapping_add(early),
+        };
+        if let Some(lapic) = &mut self.lapic {
+            let timer = lapic.timer_expired(&clock);
+            self.arm(timer);
+        }
+    }
+
     /// Programs the APIC timer's next interrupt.
     ///
     /// While the guest runs, a timer of the processor's ends its run in time, if there is one: that costs a

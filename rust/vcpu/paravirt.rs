@@ -291,7 +291,7 @@ impl State {
             long_mode,
             cpl: self.cpl(),
         };
-        let result = match hypercall::decode(&registers, self.guest.paravirt) {
+        let result = match hypercall::decode(&registers, self.cpu.caps.paravirt) {
             Ok(call) => self.carry_out(call),
             Err(failure) => failure.code(),
         };

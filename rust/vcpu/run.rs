@@ -36,6 +36,7 @@ use crate::{
     model::{
         event::MpState,
         exit::Exit,
+        halt_poll::Wake,
         x86::{
             msr,
             vector, //
@@ -43,6 +44,12 @@ use crate::{
     },
     uapi, //
 };
+
+/// How long before its time a timer's interrupt is made ready: what it takes from there into the guest.
+const EARLY_NS: u64 = 2_000;
+
+/// Nanoseconds in a millisecond.
+const NS_PER_MS: u64 = 1_000_000;
 
 impl State {
     /// Runs the guest until something is for the VMM.
@@ -123,12 +130,65 @@ impl State {
         Ok(Next::Resume)
     }
 
-    /// Sleeps until a vCPU that is not running has a reason to. Returns whether it is running now.
+    /// Waits until a vCPU that is not running has a reason to. Returns whether it is running now.
     fn block(&mut self) -> Result<bool> {
         if self.mp_state == MpState::Halted && self.wakes() {
             self.mp_state = MpState::Runnable;
             return Ok(true);
         }
+        if self.mp_state != MpState::Halted {
+            self.sleep()?;
+            return Ok(false);
+        }
+        let policy = self.vm.halt_policy();
+        let start = cpu::now_ns();
+        let polled = self.poll(self.halt_window.ns(&policy));
+        let woken = if polled { Ok(()) } else { self.sleep() };
+        let halted_ns = cpu::now_ns().saturating_sub(start);
+        let wake = if woken.is_ok() {
+            Wake::ForGuest
+        } else {
+            Wake::Other
+        };
+        self.halt_window.learn(&policy, halted_ns, wake);
+        woken.map(|()| false)
+    }
+
+    /// Looks for a reason to run for `window` ns, as long as nobody else wants the CPU.
+    ///
+    /// A timer's interrupt is made ready shortly before its time, so that the guest gets it right at its time:
+    /// the entry waits for that.
+    fn poll(&mut self, window: u32) -> bool {
+        if window == 0 {
+            return false;
+        }
+        let khz = u64::from(self.vm.tsc_khz());
+        let early = khz.saturating_mul(EARLY_NS) / NS_PER_MS;
+        let ticks = khz.saturating_mul(window.into()) / NS_PER_MS;
+        let end = cpu::rdtsc().saturating_add(ticks);
+        let due = self.timer_due();
+        loop {
+            let now = cpu::rdtsc();
+            let passed = self.deadline.is_some_and(|at| now >= at);
+            if passed || !self.shared.inbox().is_empty() || self.shared.timer.has_fired() {
+                return true;
+            }
+            if let Some(due) = due {
+                if now.saturating_add(early) >= due {
+                    self.expire_timer_early(early);
+                    self.not_before = due.min(now.saturating_add(early));
+                    return true;
+                }
+            }
+            if now >= end || sched::exit_work_pending() || !sched::is_alone() {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until something has been sent to the vCPU.
+    fn sleep(&mut self) -> Result {
         if self.deadline.is_some() {
             self.arm_host_timer();
         }
@@ -138,8 +198,7 @@ impl State {
         if self.deadline.is_some() && !shared.timer.has_fired() {
             shared.timer.cancel();
         }
-        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))?;
-        Ok(false)
+        woken.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))
     }
 
     /// Enters the guest. `None` when something came up that must be seen to first.
@@ -193,6 +252,7 @@ impl State {
                 flush_guest: core::mem::take(&mut self.flush_guest),
                 tlb_generation,
                 deadline: self.deadline,
+                not_before: core::mem::take(&mut self.not_before),
                 tpr,
                 tpr_threshold,
             },

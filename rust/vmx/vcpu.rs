@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     backend::{
-        ApicPage,
         Entry,
         Left, //
     },
@@ -21,7 +20,10 @@ use crate::{
             self,
             IrqOff, //
         },
-        page::HostPage,
+        page::{
+            ApicPage,
+            HostPage, //
+        },
         sched::Loaded, //
     },
     model::{
@@ -316,6 +318,7 @@ impl VmxVcpu {
             if let Some(event) = entry.inject {
                 inject(&mut vmcs, event);
             }
+            cpu::wait_for_tsc(entry.not_before);
             let mut raw = 0;
             // SAFETY: Interrupts are off, our VMCS is current, its host state fits this CPU, and `regs`
             // are the registers of its guest.

@@ -40,7 +40,6 @@ echo 'a file' >"$work/folder/sub/file"
 printf 'two  words\n$HOME' >"$work/file"
 
 echo "TAP version 13"
-echo "1..22"
 check "no command is refused" refuses "no COMMAND"
 check "an unknown option is refused" refuses "unknown option" --wrong -- true
 check "an unknown backend is refused" refuses "vmx, svm or none" --backend x -- true
@@ -89,6 +88,25 @@ vm --backend vmx --timeout 60 -- true
 check "vmx: a command without output ends" status_is 0
 vm --backend vmx --timeout 60 -- sh -c 'echo begun; reboot -f'
 check "vmx: a reboot ends the nested VM" status_is 125
+# The debug flavour's modules that do wrong. Lockdep is first: it goes off at the first report of another kind.
+if [ -z "${KDIR:-}" ]; then
+	export FLAVOUR=debug
+	debug=$("$vm_dir/kernel.sh") || exit
+	vm --backend svm --cpus 2 --timeout 300 --add "$debug/drivers/misc/lkdtm/lkdtm.ko:/lkdtm.ko" \
+		--add "$debug/samples/kmemleak/kmemleak-test.ko:/kmemleak-test.ko" -- sh -c '
+		insmod /lkdtm.ko && insmod /kmemleak-test.ko
+		for crime in SPINLOCKUP WRITE_AFTER_FREE ARRAY_BOUNDS; do
+			(echo $crime >/sys/kernel/debug/provoke-crash/DIRECT)
+		done'
+	unset FLAVOUR
+	check "debug: mistakes make it fail with 70" status_is 70
+	check "debug: lockdep" says "WARNING: lock held when returning to user space"
+	check "debug: sleep in atomic context" says "BUG: \(sleeping function called from invalid\|scheduling while atomic\)"
+	check "debug: KASAN" says "BUG: KASAN: slab-use-after-free in lkdtm_WRITE_AFTER_FREE"
+	check "debug: UBSAN" says "UBSAN: array-index-out-of-bounds"
+	check "debug: kmemleak" says "kmemleak: [1-9].* new suspected memory leaks, after the command"
+fi
 check "no files are left" rmdir "$TMPDIR"
+echo "1..$number"
 echo "# the nested VM with VT-x took $took s, start to end"
 [ "$failures" -eq 0 ]

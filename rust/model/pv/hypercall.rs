@@ -29,7 +29,7 @@ pub enum Failure {
     NotPermitted,
     /// `KVM_EINVAL`: an argument.
     Invalid,
-    /// `KVM_ENOSYS`: no such call here, or CPUID does not offer it.
+    /// `KVM_ENOSYS`: no such call here.
     NoSuchCall,
 }
 
@@ -111,7 +111,8 @@ impl ManyIpi {
     }
 }
 
-/// Decodes a hypercall for a guest whose CPUID offers `features`.
+/// Decodes a hypercall on a host that has `features`. As in KVM, it does not matter whether the guest was
+/// told of them.
 ///
 /// # Errors
 ///

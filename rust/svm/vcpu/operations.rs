@@ -7,7 +7,6 @@ use kernel::prelude::*;
 use super::SvmVcpu;
 use crate::{
     backend::{
-        ApicPage,
         BackendVcpu,
         Blocking,
         CodeBytes,
@@ -18,9 +17,12 @@ use crate::{
         Reg, //
     },
     bindings as b,
-    host::cpu::{
-        self,
-        IrqOff, //
+    host::{
+        cpu::{
+            self,
+            IrqOff, //
+        },
+        page::ApicPage, //
     },
     model::{
         cpuid::{

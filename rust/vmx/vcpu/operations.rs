@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     backend::{
-        ApicPage,
         BackendVcpu,
         Blocking,
         CodeBytes,
@@ -27,9 +26,12 @@ use crate::{
         Reg, //
     },
     bindings as b,
-    host::cpu::{
-        self,
-        IrqOff, //
+    host::{
+        cpu::{
+            self,
+            IrqOff, //
+        },
+        page::ApicPage, //
     },
     model::{
         cpuid::Guest,

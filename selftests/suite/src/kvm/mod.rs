@@ -89,6 +89,8 @@ requests! {
     KVM_CREATE_PIT2 = iow(0x77, kb::kvm_pit_config);
     KVM_SET_BOOT_CPU_ID = io(0x78);
     KVM_IOEVENTFD = iow(0x79, kb::kvm_ioeventfd);
+    KVM_SET_CLOCK = iow(0x7b, kb::kvm_clock_data);
+    KVM_GET_CLOCK = ior(0x7c, kb::kvm_clock_data);
     KVM_RUN = io(0x80);
     KVM_GET_REGS = ior(0x81, kb::kvm_regs);
     KVM_SET_REGS = iow(0x82, kb::kvm_regs);
@@ -120,6 +122,7 @@ requests! {
     KVM_SIGNAL_MSI = iow(0xa5, kb::kvm_msi);
     KVM_GET_XCRS = ior(0xa6, kb::kvm_xcrs);
     KVM_SET_XCRS = iow(0xa7, kb::kvm_xcrs);
+    KVM_KVMCLOCK_CTRL = io(0xad);
     KVM_GET_XSAVE2 = ior(0xcf, kb::kvm_xsave);
 }
 

@@ -43,6 +43,7 @@ groups!(
     irq_fd,
     irq_route,
     irq_inject,
+    pv,
     timer,
     mem_slots,
     mem_host,
