@@ -100,7 +100,18 @@ pub(crate) fn sync(_irq: &super::cpu::IrqOff) {
     unsafe { b::vireo_fpu_sync() };
 }
 
+/// Bytes of an XMM register.
+const XMM: usize = 16;
+
+/// Bytes of a YMM register.
+const YMM: usize = 32;
+
+/// Expands `$insn` for the register with number `$n`.
 macro_rules! each_register {
+    ($n:expr, $insn:ident) => {
+        each_register!($n, $insn; 0 => "0" 1 => "1" 2 => "2" 3 => "3" 4 => "4" 5 => "5" 6 => "6" 7 => "7"
+            8 => "8" 9 => "9" 10 => "10" 11 => "11" 12 => "12" 13 => "13" 14 => "14" 15 => "15")
+    };
     ($n:expr, $insn:ident; $($number:literal => $name:literal)*) => {
         match $n {
             $($number => $insn!($name),)*
@@ -109,49 +120,77 @@ macro_rules! each_register {
     };
 }
 
-/// Reads vector register `n` into 16 bytes of `buf`; `None` for another register or length. The guest's
-/// state must be the current task's.
+/// Reads vector register `n` into 16 or 32 bytes of `buf`; `None` for another register or length. The guest's
+/// state must be the current task's, and have AVX for 32 bytes.
 pub(crate) fn read_vector(n: u8, buf: &mut [u8]) -> Option<()> {
-    let to: &mut [u8; 16] = buf.try_into().ok()?;
-    let pointer = to.as_mut_ptr();
+    let (pointer, wide) = match buf.len() {
+        XMM => (buf.as_mut_ptr(), false),
+        YMM => (buf.as_mut_ptr(), true),
+        _ => return None,
+    };
     let irq = super::cpu::IrqOff::new();
     sync(&irq);
     macro_rules! store {
         ($name:literal) => {
             // SAFETY: Stores 16 bytes to the buffer; SSE is there on every 64-bit CPU.
             unsafe {
-                core::arch::asm!(concat!("movdqu [{}], ", $name), in(reg) pointer, options(nostack))
+                core::arch::asm!(concat!("movdqu [{}], xmm", $name), in(reg) pointer, options(nostack))
             }
         };
     }
-    each_register!(n, store;
-        0 => "xmm0" 1 => "xmm1" 2 => "xmm2" 3 => "xmm3" 4 => "xmm4" 5 => "xmm5" 6 => "xmm6" 7 => "xmm7"
-        8 => "xmm8" 9 => "xmm9" 10 => "xmm10" 11 => "xmm11" 12 => "xmm12" 13 => "xmm13" 14 => "xmm14"
-        15 => "xmm15");
+    macro_rules! store_wide {
+        ($name:literal) => {
+            // SAFETY: Stores 32 bytes to the buffer; by the contract the CPU has AVX, and the host uses it.
+            unsafe {
+                core::arch::asm!(concat!("vmovdqu [{}], ymm", $name), in(reg) pointer, options(nostack))
+            }
+        };
+    }
+    if wide {
+        each_register!(n, store_wide);
+    } else {
+        each_register!(n, store);
+    }
     Some(())
 }
 
-/// Sets the low 16 bytes of vector register `n`; `None` for another register or length, or to clear the
-/// rest of it. The guest's state must be the current task's.
+/// Sets the low 16 or 32 bytes of vector register `n`, and clears the rest if `clear` is set; `None` for another
+/// register or length. The guest's state must be the current task's, and have AVX for 32 bytes or to clear.
 pub(crate) fn write_vector(n: u8, value: &[u8], clear: bool) -> Option<()> {
-    let from: &[u8; 16] = value.try_into().ok()?;
-    if clear {
+    let pointer = value.as_ptr();
+    if !matches!(value.len(), XMM | YMM) {
         return None;
     }
-    let pointer = from.as_ptr();
     let irq = super::cpu::IrqOff::new();
     sync(&irq);
     macro_rules! load {
         ($name:literal) => {
             // SAFETY: Reads 16 bytes of the buffer into a register that the guest owns.
             unsafe {
-                core::arch::asm!(concat!("movdqu ", $name, ", [{}]"), in(reg) pointer, options(nostack))
+                core::arch::asm!(concat!("movdqu xmm", $name, ", [{}]"), in(reg) pointer, options(nostack))
             }
         };
     }
-    each_register!(n, load;
-        0 => "xmm0" 1 => "xmm1" 2 => "xmm2" 3 => "xmm3" 4 => "xmm4" 5 => "xmm5" 6 => "xmm6" 7 => "xmm7"
-        8 => "xmm8" 9 => "xmm9" 10 => "xmm10" 11 => "xmm11" 12 => "xmm12" 13 => "xmm13" 14 => "xmm14"
-        15 => "xmm15");
+    macro_rules! load_and_clear {
+        ($name:literal) => {
+            // SAFETY: As above; by the contract the CPU has AVX, and the host uses it.
+            unsafe {
+                core::arch::asm!(concat!("vmovdqu xmm", $name, ", [{}]"), in(reg) pointer, options(nostack))
+            }
+        };
+    }
+    macro_rules! load_wide {
+        ($name:literal) => {
+            // SAFETY: Reads 32 bytes; else as above.
+            unsafe {
+                core::arch::asm!(concat!("vmovdqu ymm", $name, ", [{}]"), in(reg) pointer, options(nostack))
+            }
+        };
+    }
+    match (value.len(), clear) {
+        (YMM, _) => each_register!(n, load_wide),
+        (_, true) => each_register!(n, load_and_clear),
+        (_, false) => each_register!(n, load),
+    }
     Some(())
 }

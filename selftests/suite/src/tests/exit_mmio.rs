@@ -50,7 +50,7 @@ macro_rules! forms {
         }
     };
 }
-
+pub(super) use forms;
 
 forms!(mmio_mov:
     "mov al, [rbx]", "mov ax, [rbx]", "mov eax, [rbx]", "mov rax, [rbx]",

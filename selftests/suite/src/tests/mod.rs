@@ -22,6 +22,7 @@ groups!(
     exit_io,
     exit_mmio,
     exit_mmio_edges,
+    exit_emul,
     exit_cpuid,
     exit_msr,
     exit_cr,
