@@ -73,6 +73,8 @@ pub(crate) enum Reg {
     Dr7,
     /// What is added to the host's TSC for the guest.
     TscOffset,
+    /// The current privilege level, which is set with SS.
+    Cpl,
 }
 
 /// A segment register, those of the system and the descriptor tables included.

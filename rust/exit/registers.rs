@@ -55,7 +55,7 @@ impl State {
 
     /// Returns the current privilege level.
     pub(crate) fn cpl(&mut self) -> u8 {
-        self.backend.segment(Hidden::Seg(SegReg::Ss)).dpl()
+        self.backend.register(Reg::Cpl) as u8
     }
 
     /// MOV to and from control registers, CLTS, LMSW.

@@ -27,11 +27,11 @@ start_guest() {
 
 rounds() { grep -c '^guest: workload done' "/tmp/$1.console"; }
 
-# works NAME...: each of the guests does two more rounds of its work: one may have been done all but its end.
+# works NAME...: each of the guests goes on and ends a round of its work.
 works() {
 	local name goal tries
 	for name; do
-		goal=$(($(rounds "$name") + 2)) tries=0
+		goal=$(($(rounds "$name") + 1)) tries=0
 		until [ "$(rounds "$name")" -ge "$goal" ]; do
 			tries=$((tries + 1))
 			[ "$tries" -le 300 ] && [ -d "/proc/$(pid "$name")" ] || {

@@ -168,6 +168,7 @@ impl BackendVcpu for SvmVcpu {
             Reg::Efer => self.efer,
             Reg::Dr7 => save.dr7,
             Reg::TscOffset => control.tsc_offset,
+            Reg::Cpl => save.cpl.into(),
         }
     }
 
@@ -200,6 +201,7 @@ impl BackendVcpu for SvmVcpu {
                 control.tsc_offset = value;
                 control.mark_dirty(Clean::INTERCEPTS);
             }
+            Reg::Cpl => {}
         }
     }
 

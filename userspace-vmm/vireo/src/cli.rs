@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::boot::cmdline;
+use crate::hypervisor::Irqchip;
 use crate::machine::Config;
 use crate::memory::Size;
 
@@ -65,6 +66,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS))]
     cpus: u8,
+    /// Where the I/O APIC is: in the kernel, or here, with only the local APICs in the kernel.
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t = Irqchip::Kernel)]
+    irqchip: Irqchip,
     /// The hypervisor's device node.
     #[arg(long, value_name = "NODE", default_value = DEFAULT_DEVICE)]
     device: PathBuf,
@@ -97,6 +101,7 @@ impl From<RunArgs> for Config {
             cmdline: args.cmdline,
             mem: args.mem,
             cpus: args.cpus,
+            irqchip: args.irqchip,
             device: args.device,
         }
     }
@@ -125,6 +130,7 @@ mod tests {
             (config.cpus, config.cmdline.as_str()),
             (1, cmdline::DEFAULT)
         );
+        assert_eq!(config.irqchip, Irqchip::Kernel);
     }
 
     #[test]

@@ -10,9 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{
+    kvm_enable_cap, CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
+use crate::devices::ioapic::PINS;
 use crate::error::{Error, Result};
 use crate::layout::{IDENTITY_MAP_ADDR, TSS_ADDR};
 
@@ -23,6 +26,15 @@ const REQUIRED: [(Cap, &str); 4] = [
     (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
 ];
+
+/// Where a machine's I/O APIC is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Irqchip {
+    /// In the kernel, like the local APICs.
+    Kernel,
+    /// In this program.
+    Split,
+}
 
 /// An open device that speaks the right version of the interface.
 pub struct Hypervisor {
@@ -76,8 +88,10 @@ impl Hypervisor {
     }
 
     /// Fails unless the machine's needs are met and `cpus` CPUs are allowed.
-    pub fn check(&self, cpus: u8) -> Result<()> {
-        for (cap, capability) in REQUIRED {
+    pub fn check(&self, cpus: u8, irqchip: Irqchip) -> Result<()> {
+        let split = (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP");
+        let more = (irqchip == Irqchip::Split).then_some(split);
+        for (cap, capability) in REQUIRED.into_iter().chain(more) {
             if !self.kvm.check_extension(cap) {
                 return Err(Error::MissingCapability {
                     path: self.path.clone(),
@@ -104,7 +118,7 @@ impl Hypervisor {
     }
 
     /// A virtual machine with interrupt controllers and no memory yet.
-    pub fn create_vm(&self) -> Result<VmFd> {
+    pub fn create_vm(&self, irqchip: Irqchip) -> Result<VmFd> {
         let vm = self
             .kvm
             .create_vm()
@@ -118,8 +132,20 @@ impl Hypervisor {
             vm.set_tss_address(TSS_ADDR as usize)
                 .map_err(Error::hypervisor("KVM_SET_TSS_ADDR"))?;
         }
-        vm.create_irq_chip()
-            .map_err(Error::hypervisor("KVM_CREATE_IRQCHIP"))?;
+        match irqchip {
+            Irqchip::Kernel => vm
+                .create_irq_chip()
+                .map_err(Error::hypervisor("KVM_CREATE_IRQCHIP"))?,
+            Irqchip::Split => {
+                let mut cap = kvm_enable_cap {
+                    cap: KVM_CAP_SPLIT_IRQCHIP,
+                    ..Default::default()
+                };
+                cap.args[0] = PINS as u64;
+                vm.enable_cap(&cap)
+                    .map_err(Error::hypervisor("KVM_ENABLE_CAP"))?;
+            }
+        }
         Ok(vm)
     }
 }

@@ -17,6 +17,7 @@ use crate::boot::{self, cmdline, KernelFile};
 use crate::devices::acpi_pm::{PowerButton, SleepRegisters};
 use crate::devices::bus::{Bus, SharedDevice};
 use crate::devices::debug_exit::DebugExit;
+use crate::devices::ioapic::{self, IoApic, KernelRoutes};
 use crate::devices::irq::EdgeLine;
 use crate::devices::post::Post;
 use crate::devices::reset::{ResetControl, I8042};
@@ -27,10 +28,10 @@ use crate::events;
 use crate::events::flush::Flush;
 use crate::events::input::Input;
 use crate::events::signals::{self, Signals};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Irqchip};
 use crate::layout::{
     ACPI_SLEEP_PORT, COM1_GSI, COM1_LEN, COM1_PORT, DEBUG_EXIT_LEN, DEBUG_EXIT_PORT, GED_GSI,
-    I8042_LEN, I8042_PORT, POST_PORT, RESET_PORT, RTC_PORT,
+    I8042_LEN, I8042_PORT, IOAPIC_ADDR, POST_PORT, RESET_PORT, RTC_PORT,
 };
 use crate::memory::{self, GuestMemory, Size};
 use crate::outcome::{Outcome, Stop};
@@ -55,6 +56,8 @@ pub struct Config {
     pub mem: Size,
     /// Virtual CPUs.
     pub cpus: u8,
+    /// Where the I/O APIC is.
+    pub irqchip: Irqchip,
     /// The hypervisor's node.
     pub device: PathBuf,
 }
@@ -89,9 +92,9 @@ pub fn run(config: &Config) -> Result<Outcome> {
     cmdline::check(&config.cmdline, kernel.cmdline_max)?;
 
     let hypervisor = Hypervisor::open(&config.device)?;
-    hypervisor.check(config.cpus)?;
+    hypervisor.check(config.cpus, config.irqchip)?;
     let supported = hypervisor.supported_cpuid()?;
-    let vm = Arc::new(hypervisor.create_vm()?);
+    let vm = Arc::new(hypervisor.create_vm(config.irqchip)?);
     memory::register(&vm, &memory)?;
     let mut vcpus = Vec::new();
     for id in 0..config.cpus {
@@ -105,7 +108,7 @@ pub fn run(config: &Config) -> Result<Outcome> {
     if let Some(first) = vcpus.first() {
         regs::set_boot_state(first, kernel.entry)?;
     }
-    Machine::new(vm, memory, vcpus, config.mem)?.run()
+    Machine::new(vm, memory, vcpus, config)?.run()
 }
 
 /// The guest's TSC frequency in kHz, or 0 when the hypervisor does not say.
@@ -139,7 +142,12 @@ fn create_vcpu(vm: &VmFd, supported: &kvm_bindings::CpuId, id: u8, cpus: u8) -> 
 
 impl Machine {
     /// Builds the devices around `vm`.
-    fn new(vm: Arc<VmFd>, memory: GuestMemory, vcpus: Vec<VcpuFd>, mem: Size) -> Result<Self> {
+    fn new(
+        vm: Arc<VmFd>,
+        memory: GuestMemory,
+        vcpus: Vec<VcpuFd>,
+        config: &Config,
+    ) -> Result<Self> {
         let stop = Arc::new(Stop::new().map_err(Error::host("cannot create an event"))?);
         let room = EventFd::new(EFD_NONBLOCK).map_err(Error::host("cannot create an event"))?;
         let room = Arc::new(room);
@@ -151,8 +159,8 @@ impl Machine {
         let com1 = Com::new(line(COM1_GSI), RoomEvent::new(room.clone()), output);
         let com1 = Arc::new(Mutex::new(com1));
         let buses = Buses {
-            ports: ports(com1.clone(), mem, &stop)?,
-            mmio: Bus::new(),
+            ports: ports(com1.clone(), config.mem, &stop)?,
+            mmio: mmio(&vm, config.irqchip)?,
         };
         let buses = Arc::new(buses);
         let cpus = (0..)
@@ -289,6 +297,17 @@ fn ports(com1: Arc<Mutex<Com1>>, mem: Size, stop: &Arc<Stop>) -> Result<Bus> {
     for (port, len, device) in devices {
         bus.insert(u64::from(port), u64::from(len), device)
             .map_err(|_| Error::Setup(format!("two devices at port {port:#x}")))?;
+    }
+    Ok(bus)
+}
+
+/// The memory bus with all devices.
+fn mmio(vm: &Arc<VmFd>, irqchip: Irqchip) -> Result<Bus> {
+    let mut bus = Bus::new();
+    if irqchip == Irqchip::Split {
+        let chip = shared(IoApic::new(KernelRoutes(vm.clone())));
+        bus.insert(u64::from(IOAPIC_ADDR), ioapic::LEN, chip)
+            .map_err(|_| Error::Setup("two devices at one address".into()))?;
     }
     Ok(bus)
 }

@@ -5,6 +5,7 @@
 pub mod acpi_pm;
 pub mod bus;
 pub mod debug_exit;
+pub mod ioapic;
 pub mod irq;
 pub mod post;
 pub mod reset;

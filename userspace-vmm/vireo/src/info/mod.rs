@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::error::Error;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, Irqchip};
 use capabilities::CAPABILITIES;
 use cpu::Cpu;
 
@@ -80,7 +80,7 @@ fn describe(out: &mut String, hypervisor: &Hypervisor) -> bool {
             _ => absent.push(*name),
         }
     }
-    let usable = match hypervisor.check(1) {
+    let usable = match hypervisor.check(1, Irqchip::Kernel) {
         Ok(()) => {
             row(out, "usable", "yes");
             true

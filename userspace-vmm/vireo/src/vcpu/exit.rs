@@ -89,6 +89,11 @@ pub enum Exit<'a> {
     },
     /// A signal, or nothing to do.
     Interrupted,
+    /// The guest has completed a level-triggered interrupt of our I/O APIC.
+    IoApicEoi {
+        /// The vector.
+        vector: u8,
+    },
     /// Any other exit, by name.
     Other(String),
 }
@@ -163,6 +168,7 @@ impl<'a> Exit<'a> {
             VcpuExit::SystemEvent(kind, _) => Exit::SystemEvent(kind),
             VcpuExit::MemoryFault { gpa, .. } => Exit::MemoryFault { gpa },
             VcpuExit::Intr | VcpuExit::IrqWindowOpen => Exit::Interrupted,
+            VcpuExit::IoapicEoi(vector) => Exit::IoApicEoi { vector },
             other => Exit::Other(format!("{other:?}")),
         }
     }
@@ -192,6 +198,11 @@ pub fn handle(buses: &Buses, exit: Exit<'_>) -> Option<Outcome> {
             None
         }
         Exit::Interrupted => None,
+        Exit::IoApicEoi { vector } => {
+            // No line of this machine stays high.
+            tracing::trace!("end of vector {vector:#x}");
+            None
+        }
         Exit::Halt => Some(Outcome::Failure("guest CPU halted for good".into())),
         Exit::Shutdown => Some(Outcome::TripleFault(String::new())),
         Exit::FailEntry { reason, cpu } => Some(Outcome::EntryFailure(format!(
@@ -356,6 +367,7 @@ mod tests {
         assert_ne!(end(Exit::MemoryFault { gpa: 0 }).status(), 0);
         assert_ne!(end(Exit::Other("X".into())).status(), 0);
         assert_eq!(handle(&buses, Exit::Interrupted), None);
+        assert_eq!(handle(&buses, Exit::IoApicEoi { vector: 0x31 }), None);
     }
 
     #[test]
