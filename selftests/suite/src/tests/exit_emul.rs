@@ -24,6 +24,8 @@ tests!(
     exit_emul_vex,
     exit_emul_code_changes,
     exit_emul_code_remapped,
+    exit_emul_breakpoint,
+    exit_emul_single_step_in_rep,
     exit_emul_refused,
     exit_emul_refused_to_userspace,
     exit_emul_refused_in_ring3,
@@ -196,6 +198,76 @@ fn exit_emul_code_remapped() -> TestResult {
         Ok(Continue(()))
     })?;
     check_eq!(lengths, [1, 4, 1, 4]);
+    Ok(())
+}
+
+// Breakpoint 0 watches four bytes of the device, for reads and writes.
+guest!(breakpoint:
+    "mov ebx, 0xd0000000", "mov dr0, rbx",
+    "lea rax, [rip + 3f]", "mov [FIXUP], rax",
+    "mov eax, 0xf0401", "mov dr7, rax",
+    "mov dword ptr [rbx + 4], 1",
+    "mov byte ptr [rbx + 3], 2",
+    "2: nop",
+    "mov byte ptr [rbx], 3",
+    "3: lea rcx, [rip + 2b]", "mov rax, dr6",
+    "out DONE, al",
+);
+
+/// A breakpoint on a device traps after the access, and only on what it watches.
+fn exit_emul_breakpoint() -> TestResult {
+    if !env().is_vireo() {
+        return skip("KVM's emulator does not look for data breakpoints");
+    }
+    let mut m = Machine::long(breakpoint())?;
+    let mut writes = Vec::new();
+    let regs = m.run_with(|_, exit| {
+        match *exit {
+            Exit::MmioWrite { gpa, data, .. } => writes.push((gpa - MMIO, data)),
+            ref other => return fail(format!("unexpected {other:x?}")),
+        }
+        Ok(Continue(()))
+    })?;
+    check_eq!(writes, [(4, 1), (3, 2)]);
+    check_eq!((m.mem.get(EXC_VECTOR), regs.rax & 0x400f), (1, 1));
+    check_eq!(m.mem.get(EXC_RIP), regs.rcx);
+    Ok(())
+}
+
+guest!(step_in_rep:
+    "mov edi, 0xd0000000", "mov ecx, 5",
+    "push 0x102", "popfq",
+    "2: rep stosb",
+    "3: lea rbx, [rip + 2b]", "mov rax, dr6",
+    "out DONE, al",
+    // The handler ends the stepping and goes on behind the instruction.
+    ".org 99b + 0x100",
+    "mov r8, [rsp]",
+    "lea r9, [rip + 3b]", "mov [rsp], r9",
+    "and dword ptr [rsp + 16], 0xfffffeff",
+    "iretq",
+);
+
+/// A single step of a repeated string instruction is one iteration.
+fn exit_emul_single_step_in_rep() -> TestResult {
+    if !env().is_vireo() {
+        return skip("asked of Vireo only");
+    }
+    let mut m = Machine::long(step_in_rep())?;
+    m.set_gate(1, CODE + 0x100);
+    let mut writes = 0;
+    let regs = m.run_with(|_, exit| {
+        match *exit {
+            Exit::MmioWrite { gpa: MMIO, .. } => writes += 1,
+            ref other => return fail(format!("unexpected {other:x?}")),
+        }
+        Ok(Continue(()))
+    })?;
+    if (writes, regs.rcx) == (0, 5) {
+        return skip("the processor traps before the first iteration, as Bochs does");
+    }
+    check_eq!((writes, regs.rcx, regs.rdi), (1, 4, MMIO + 1));
+    check_eq!((regs.rax & 0x4000, regs.r8), (0x4000, regs.rbx));
     Ok(())
 }
 
