@@ -63,6 +63,7 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_SPLIT_IRQCHIP
         | uapi::KVM_CAP_SET_BOOT_CPU_ID
         | uapi::KVM_CAP_ENABLE_CAP_VM
+        | uapi::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | uapi::KVM_CAP_READONLY_MEM
         | uapi::KVM_CAP_IOAPIC_POLARITY_IGNORED
         | uapi::KVM_CAP_CHECK_EXTENSION_VM

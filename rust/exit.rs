@@ -237,29 +237,6 @@ impl State {
         Ok(Next::ToUser)
     }
 
-    /// The instruction is one that the module does not execute: the VMM gets its bytes.
-    pub(crate) fn emulation_failure(&mut self, bytes: &[u8]) -> Result<Next> {
-        let mut data = [0u64; 4];
-        data[0] = u64::from(uapi::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
-        let mut packed = [0u8; 24];
-        packed[0] = bytes.len().min(15) as u8;
-        for (to, from) in packed.iter_mut().skip(1).zip(bytes) {
-            *to = *from;
-        }
-        for (word, chunk) in data.iter_mut().skip(1).zip(packed.chunks_exact(8)) {
-            *word = chunk
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | u64::from(*byte));
-        }
-        let count = if bytes.is_empty() { 0 } else { data.len() };
-        self.run.set_internal_error(
-            uapi::KVM_INTERNAL_ERROR_EMULATION,
-            data.get(..count).unwrap_or(&[]),
-        );
-        Ok(Next::ToUser)
-    }
-
     #[cold]
     fn report_entry_failure(&mut self, reason: u32, qualification: u64) -> Result<Next> {
         if crate::dump_requested() {

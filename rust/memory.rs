@@ -125,6 +125,8 @@ pub(crate) struct Memory {
     #[pin]
     slots_lock: Mutex<()>,
     generation: Atomic<u64>,
+    /// How often the slots have changed.
+    slots_changes: Atomic<u64>,
     /// The vCPUs that may have translations in their CPU's TLB.
     pub(crate) vcpus: Arc<VcpuTable>,
     root: Hpa,
@@ -179,6 +181,7 @@ impl Memory {
             }),
             slots_lock <- new_mutex!(()),
             generation: Atomic::new(1),
+            slots_changes: Atomic::new(0),
             vcpus,
             root,
             apic_page: HostPage::new()?,
@@ -248,6 +251,7 @@ impl Memory {
             core::mem::swap(&mut inner.slots, &mut new);
             inner.leaving = gone;
             inner.slots_version = inner.slots_version.wrapping_add(1);
+            self.slots_changes.fetch_add(1, Relaxed);
             inner.sequence = inner.sequence.wrapping_add(1);
         }
         if let Some(slot) = gone {
@@ -259,7 +263,7 @@ impl Memory {
 
     /// Returns a number that changes with the slots.
     pub(crate) fn slots_version(&self) -> u64 {
-        self.inner.lock().slots_version.into()
+        self.slots_changes.load(Relaxed)
     }
 
     /// Returns the slot that holds `gfn`.

@@ -62,6 +62,8 @@ pub(crate) struct Vm {
     boot_cpu: Atomic<u32>,
     /// The longest that a HLT is polled for, in ns.
     halt_poll_ns: Atomic<u32>,
+    /// The VMM wants to see to instructions that the emulator refuses.
+    exits_on_emulation_failure: Atomic<bool>,
     #[pin]
     doorbells: Doorbells,
     /// Held while vCPUs or the irqchip are made, which must not overlap.
@@ -88,6 +90,7 @@ impl Vm {
                 time <- VmTime::new(),
                 boot_cpu: Atomic::new(0),
                 halt_poll_ns: Atomic::new(crate::halt_poll_ns()),
+                exits_on_emulation_failure: Atomic::new(false),
                 doorbells <- Doorbells::new(),
                 creating <- new_mutex!(()),
                 tsc_khz: cpu::tsc_khz(),
@@ -121,6 +124,11 @@ impl Vm {
             max_ns: self.halt_poll_ns.load(Relaxed),
             ..Policy::DEFAULT
         }
+    }
+
+    /// Whether the VMM wants to see to instructions that the emulator refuses.
+    pub(crate) fn exits_on_emulation_failure(&self) -> bool {
+        self.exits_on_emulation_failure.load(Relaxed)
     }
 
     /// Returns the number of the vCPU that starts by itself.
@@ -204,6 +212,13 @@ impl Vm {
             uapi::KVM_CAP_HALT_POLL => {
                 let ns = u32::try_from(first).map_err(|_| EINVAL)?;
                 self.halt_poll_ns.store(ns, Relaxed);
+                Ok(())
+            }
+            uapi::KVM_CAP_EXIT_ON_EMULATION_FAILURE => {
+                if first > 1 {
+                    return Err(EINVAL);
+                }
+                self.exits_on_emulation_failure.store(first != 0, Relaxed);
                 Ok(())
             }
             uapi::KVM_CAP_X2APIC_API => self.interrupts.set_apic_api(first),

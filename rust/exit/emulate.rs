@@ -25,6 +25,7 @@ use crate::{
     model::{
         emul::{
             self,
+            failure::Failure,
             Done,
             Insn,
             Machine,
@@ -35,8 +36,12 @@ use crate::{
             NestedFault, //
         },
         svm::exit::Completed,
-        x86::Gpr, //
+        x86::{
+            Exception,
+            Gpr, //
+        }, //
     },
+    uapi,
     vcpu::{
         Pending,
         State, //
@@ -203,7 +208,7 @@ impl State {
         let insn = match insn {
             Ok(insn) => insn,
             Err(Stop::Unhandled) => {
-                return self.emulation_failure(bytes.get(..fetched).unwrap_or(&[]));
+                return self.refuse(bytes.get(..fetched).unwrap_or(&[]));
             }
             // The code has changed since the exit: the guest is to meet that by itself.
             Err(_) => return Ok(Next::Resume),
@@ -277,11 +282,35 @@ impl State {
                 Err(Stop::NeedUser) => return Ok(self.ask_read()),
                 Err(Stop::Retry) => return Ok(Next::Resume),
                 Err(Stop::Unhandled) => {
-                    return self.emulation_failure(bytes.get(..length).unwrap_or(&[]));
+                    return self.refuse(bytes.get(..length).unwrap_or(&[]));
                 }
             }
         }
         Ok(Next::Resume)
+    }
+
+    /// Refuses the instruction with these bytes. As with KVM, the guest gets #UD unless the VMM wants to see to it
+    /// (`KVM_CAP_EXIT_ON_EMULATION_FAILURE`); and the VMM is told, unless it was user mode, which must not be able
+    /// to stop the guest.
+    #[cold]
+    fn refuse(&mut self, bytes: &[u8]) -> Result<Next> {
+        if !self.vm.exits_on_emulation_failure() {
+            self.raise(Exception::ud());
+            if self.cpl() != 0 {
+                return Ok(Next::Resume);
+            }
+        }
+        self.emulation_failure(bytes)
+    }
+
+    /// Tells the VMM of an instruction that the module does not execute.
+    #[cold]
+    pub(super) fn emulation_failure(&mut self, bytes: &[u8]) -> Result<Next> {
+        self.run.set_internal_error(
+            uapi::KVM_INTERNAL_ERROR_EMULATION,
+            Failure::new(bytes).words(),
+        );
+        Ok(Next::ToUser)
     }
 
     /// Asks the VMM for the piece that the instruction waits for.

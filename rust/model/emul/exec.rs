@@ -38,8 +38,11 @@ impl<M: Machine> Exec<'_, M> {
         if self.insn.mode == Mode::Virtual8086 {
             return Err(Stop::Unhandled);
         }
+        // What device drivers use comes first: in the kernel the match is a search, not a table.
+        if self.insn.op == Op::Mov {
+            return self.mov();
+        }
         match self.insn.op {
-            Op::Mov => self.mov(),
             Op::Movzx | Op::Movsx => self.extend(),
             Op::Movbe => self.movbe(),
             Op::Add | Op::Or | Op::Adc | Op::Sbb | Op::And | Op::Sub | Op::Xor => self.binary(),

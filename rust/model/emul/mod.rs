@@ -31,6 +31,7 @@ pub mod breakpoint;
 mod control;
 pub mod decode;
 mod exec;
+pub mod failure;
 mod flags;
 mod flow;
 pub mod insn;

@@ -193,6 +193,13 @@ impl Vcpu {
         self.kvm_run().__bindgen_anon_1.mmio.data = value.to_le_bytes();
     }
 
+    /// After an [`Exit::InternalError`]: how many numbers come with it, and the numbers.
+    pub fn internal_data(&mut self) -> (u32, [u64; 16]) {
+        // SAFETY: Plain integers, as in `exit`.
+        let internal = unsafe { self.kvm_run().__bindgen_anon_1.internal };
+        (internal.ndata, internal.data)
+    }
+
     get_set! {
         regs set_regs kb::kvm_regs, KVM_GET_REGS KVM_SET_REGS;
         sregs set_sregs kb::kvm_sregs, KVM_GET_SREGS KVM_SET_SREGS;

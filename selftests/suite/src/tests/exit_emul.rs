@@ -6,6 +6,8 @@
 
 use std::ops::ControlFlow::Continue;
 
+use kvm_bindings as kb;
+
 use super::exit_dr::offered_xcr0;
 use super::exit_mmio::{compare, forms};
 use crate::guest::*;
@@ -22,6 +24,9 @@ tests!(
     exit_emul_vex,
     exit_emul_code_changes,
     exit_emul_code_remapped,
+    exit_emul_refused,
+    exit_emul_refused_to_userspace,
+    exit_emul_refused_in_ring3,
 );
 
 /// XMM and YMM state in XCR0.
@@ -192,4 +197,73 @@ fn exit_emul_code_remapped() -> TestResult {
     })?;
     check_eq!(lengths, [1, 4, 1, 4]);
     Ok(())
+}
+
+guest!(refused:
+    "mov ebx, 0xd0000000",
+    "lea rax, [rip + 3f]", "mov [FIXUP], rax",
+    "fld qword ptr [rbx + 8]",
+    "3: out DONE, al",
+);
+
+/// The instruction that [`refused`] ends with.
+const FLD: [u8; 3] = [0xdd, 0x43, 0x08];
+
+/// The vector of #UD.
+const UD: u64 = 6;
+
+/// The VMM is told the bytes of the instruction.
+fn check_report(m: &mut Machine) -> TestResult {
+    let exit = m.run()?;
+    check_eq!(exit, Exit::InternalError(kb::KVM_INTERNAL_ERROR_EMULATION));
+    let (ndata, data) = m.vcpu.internal_data();
+    check!(ndata >= 3 && data[0] & 1 != 0, "{ndata} words, flags {:#x}", data[0]);
+    let bytes = data[1].to_le_bytes();
+    check!((3..=15).contains(&bytes[0]), "{} bytes", bytes[0]);
+    check_eq!(bytes[1..4], FLD);
+    Ok(())
+}
+
+/// Without more, an instruction that is not emulated is an internal error, and #UD if the guest runs on.
+fn exit_emul_refused() -> TestResult {
+    let mut m = Machine::long(refused())?;
+    check_report(&mut m)?;
+    m.run_done()?;
+    check_eq!(m.mem.get(EXC_VECTOR), UD);
+    Ok(())
+}
+
+/// A VMM that asks for them gets all of them, and the guest no exception.
+fn exit_emul_refused_to_userspace() -> TestResult {
+    let mut m = Machine::long(refused())?;
+    m.vm.enable_cap(kb::KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1)?;
+    check_report(&mut m)?;
+    // The VMM has executed it.
+    m.with_regs(|regs| regs.rip += FLD.len() as u64)?;
+    m.run_done()?;
+    check_eq!(m.mem.get(EXC), 0, "{}", m.describe_exception());
+    check_errno!(m.vm.enable_cap(kb::KVM_CAP_EXIT_ON_EMULATION_FAILURE, 2), libc::EINVAL);
+    Ok(())
+}
+
+guest!(refused_in_ring3:
+    "push 0x2b", "push 0x3fff0", "push 0x3002", "push 0x33",
+    "lea rax, [rip + 6f]", "push rax",
+    "lea rax, [rip + 7f]", "mov [FIXUP], rax",
+    "iretq",
+    "6: mov ebx, 0x600000",
+    "fld qword ptr [rbx + 8]",
+    "7: out DONE, al",
+);
+
+/// Ring 3 gets #UD and cannot stop the guest, unless the VMM asks for that.
+fn exit_emul_refused_in_ring3() -> TestResult {
+    let mut m = Machine::long(refused_in_ring3())?;
+    m.map_small(0x60_0000, 0x50000, MMIO | 7);
+    m.run_done()?;
+    check_eq!(m.mem.get(EXC_VECTOR), UD);
+    let mut m = Machine::long(refused_in_ring3())?;
+    m.map_small(0x60_0000, 0x50000, MMIO | 7);
+    m.vm.enable_cap(kb::KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1)?;
+    check_report(&mut m)
 }
