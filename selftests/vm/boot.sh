@@ -26,7 +26,11 @@ fi
 command=(/guest/boot "$mode" "$rounds")
 case $mode in
 events | reboot) command=(/guest/host "$mode" /lib/modules/vireo.ko) script=host-events ;;
-coexist) command=(/guest/host) script=host-coexist ;;
+coexist)
+	# On few CPUs they meet more often.
+	options+=(--cpus 2)
+	command=(/guest/host) script=host-coexist
+	;;
 *) script='' ;;
 esac
 if [ -n "$script" ]; then

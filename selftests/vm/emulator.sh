@@ -26,7 +26,7 @@ start_emulator() {
 }
 
 # What the emulator itself said.
-emulator_log() { cat "$work/emulator.log" "$work/bochs.log" 2>/dev/null; }
+emulator_log() { cat "$work/emulator.log" "$work/bochs.log" 2>/dev/null || true; }
 
 # watch_emulator PID LOG SECONDS: ends with 124 after SECONDS, with 70 when LOG shows that the kernel died.
 watch_emulator() {

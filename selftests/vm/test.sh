@@ -78,6 +78,9 @@ vm --backend svm --timeout 6 -- sh -c 'echo begun; exec sleep 100'
 check "svm: 124 on time-out" status_is 124
 check "svm: output before the time-out arrives" output_is begun
 
+vm --backend svm --timeout 60 -- sh -c 'echo begun; reboot -f'
+check "svm: a reboot ends the nested VM" status_is 125
+
 start=$SECONDS
 vm --backend vmx --kvm -- sh -c 'grep -c "^flags.* vmx " /proc/cpuinfo; seq 1 2000 | md5sum; [ -c /dev/kvm ] && exit 7'
 took=$((SECONDS - start))

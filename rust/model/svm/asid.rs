@@ -65,7 +65,7 @@ impl Asid {
 ///
 /// - Of the numbers that were handed out in this generation, all are below `next`, and each was handed out
 ///   once.
-/// - If `next` is [`FIRST`], nothing has been handed out, and the first assignment flushes the whole TLB.
+/// - If `next` is `FIRST`, nothing has been handed out, and the first assignment flushes the whole TLB.
 #[derive(Clone, Debug)]
 pub struct AsidPool {
     generation: u64,

@@ -42,6 +42,7 @@ groups!(
     irq_pit,
     irq_fd,
     irq_route,
+    irq_smp,
     irq_inject,
     pv,
     timer,

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Interrupts between two vCPUs: each kind, by each way to name the destination; and how a vCPU is started.
+
+use std::time::{Duration, Instant};
+
+use kvm_bindings as kb;
+
+use crate::guest::*;
+use crate::harness::{env, fail, Outcome, TestResult};
+use crate::kvm::*;
+use crate::machine::*;
+
+tests!(
+    irq_smp_fixed,
+    irq_smp_lowest,
+    irq_smp_nmi,
+    irq_smp_ping_pong = 60,
+    irq_smp_start,
+    irq_smp_init_again,
+);
+
+guest!(smp_sender:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0xd0], 0x01000000",
+    "sti",
+    // Sends the ICR that EDI (low) and ESI (high) hold, once.
+    "2: out SYNC, al",
+    "test edi, edi", "jz 2b",
+    "mov [rbp + 0x310], esi",
+    "mov [rbp + 0x300], edi",
+    "xor edi, edi",
+    "jmp 2b",
+);
+
+guest!(smp_receiver:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0xd0], 0x02000000",
+    "sti",
+    "mov dword ptr [DATA + 64], 1",
+    "2: hlt",
+    "cmp dword ptr [DATA + 72], 0", "je 2b",
+    "out DONE, al",
+);
+
+/// Where the second vCPU's code is.
+const OTHER: u64 = FREE;
+
+/// The second vCPU in the state of the first, ready to run at [`OTHER`] with a stack of its own.
+fn second(m: &Machine, code: &[u8]) -> std::result::Result<Vcpu, Outcome> {
+    m.mem.write(OTHER, code);
+    let vcpu = m.vm.create_vcpu(1)?;
+    vcpu.set_cpuid(m.sys.supported_cpuid()?.entries())?;
+    let mut sregs = m.vcpu.sregs()?;
+    sregs.apic_base = vcpu.sregs()?.apic_base;
+    vcpu.set_sregs(&sregs)?;
+    let mut regs = m.vcpu.regs()?;
+    (regs.rip, regs.rsp) = (OTHER, STACK - 0x2000);
+    vcpu.set_regs(&regs)?;
+    vcpu.set_mp_state(&kb::kvm_mp_state { mp_state: kb::KVM_MP_STATE_RUNNABLE })?;
+    Ok(vcpu)
+}
+
+/// Waits until `ready` says so.
+fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> TestResult {
+    let start = Instant::now();
+    while !ready() {
+        if start.elapsed() > Duration::from_secs(5) {
+            return fail(format!("no {what} within 5 s"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Runs `body` while the second vCPU runs on a thread of its own.
+fn with_second(
+    m: &mut Machine,
+    code: &[u8],
+    body: impl FnOnce(&mut Machine) -> TestResult,
+) -> TestResult {
+    let mut other = second(m, code)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| other.run());
+        let result = body(m);
+        m.set_data(9, 1);
+        m.vm.signal_msi(0xfee0_1000, 0x7f)?;
+        let exit = thread.join().map_err(|_| Outcome::Fail("the thread panicked".into()))?;
+        result?;
+        check!(matches!(exit?, Exit::Out { port: PORT_DONE, .. }), "the second vCPU's exit");
+        Ok(())
+    })
+}
+
+/// Sends an IPI and lets the sender take what comes to itself.
+fn send(m: &mut Machine, low: u64, dest: u64) -> TestResult {
+    m.with_regs(|r| (r.rdi, r.rsi) = (low, dest << 24))?;
+    m.run_sync()?;
+    m.run_sync()?;
+    Ok(())
+}
+
+fn machine() -> std::result::Result<Machine, Outcome> {
+    let mut m = Machine::irqchip(smp_sender())?;
+    m.run_sync()?;
+    Ok(m)
+}
+
+/// Physical and logical destinations, shorthands and broadcast: how many of the two take each.
+fn irq_smp_fixed() -> TestResult {
+    let mut m = machine()?;
+    with_second(&mut m, smp_receiver(), |m| {
+        wait_for("second vCPU", || m.data(8) == 1)?;
+        let cases: [(u64, u64, u32); 9] = [
+            (0x41, 1, 1),              // physical: the second
+            (0x42, 0, 1),              // physical: itself
+            (0x43, 7, 0),              // physical: nobody
+            (0x44, 0xff, 2),           // physical broadcast
+            (0x45 | 1 << 11, 2, 1),    // logical: the second
+            (0x46 | 1 << 11, 3, 2),    // logical: both
+            (0x47 | 1 << 18, 0, 1),    // self
+            (0x48 | 2 << 18, 0, 2),    // all including self
+            (0x49 | 3 << 18, 0, 1),    // all excluding self
+        ];
+        for (low, dest, expected) in cases {
+            send(m, low, dest)?;
+            let vector = low & 0xff;
+            wait_for("interrupt", || m.irq_count(vector) >= expected)?;
+            std::thread::sleep(Duration::from_millis(5));
+            check_eq!(m.irq_count(vector), expected, "ICR {low:#x} to {dest:#x}");
+        }
+        Ok(())
+    })
+}
+
+/// A lowest-priority interrupt to both reaches one of them.
+fn irq_smp_lowest() -> TestResult {
+    let mut m = machine()?;
+    with_second(&mut m, smp_receiver(), |m| {
+        wait_for("second vCPU", || m.data(8) == 1)?;
+        for vector in [0x51, 0x52, 0x53] {
+            send(m, vector | 1 << 8 | 1 << 11, 3)?;
+            wait_for("interrupt", || m.irq_count(vector) >= 1)?;
+            std::thread::sleep(Duration::from_millis(5));
+            check_eq!(m.irq_count(vector), 1, "vector {vector:#x}");
+        }
+        Ok(())
+    })
+}
+
+/// An NMI reaches the other vCPU, whatever its vector field says.
+fn irq_smp_nmi() -> TestResult {
+    let mut m = machine()?;
+    m.mem.set(RETURN_MASK, 1 << 2);
+    with_second(&mut m, smp_receiver(), |m| {
+        wait_for("second vCPU", || m.data(8) == 1)?;
+        for round in 1..=5 {
+            send(m, 0x99 | 4 << 8, 1)?;
+            wait_for("NMI", || m.mem.get(EXC) >= round)?;
+            check_eq!((m.mem.get(EXC), m.mem.get(EXC_VECTOR)), (round, 2));
+        }
+        Ok(())
+    })
+}
+
+guest!(smp_ping:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "out SYNC, al",
+    "xor ebx, ebx",
+    "2: inc ebx",
+    "mov dword ptr [rbp + 0x310], 0x01000000",
+    "mov dword ptr [rbp + 0x300], 0x61",
+    "3: cli",
+    "cmp [IRQ_COUNTS + 0x62 * 4], ebx", "jae 4f",
+    "sti", "hlt",
+    "jmp 3b",
+    "4: cmp ebx, edi", "jb 2b",
+    "out DONE, al",
+);
+
+guest!(smp_pong:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [DATA + 64], 1",
+    "xor ebx, ebx",
+    "2: inc ebx",
+    "3: cli",
+    "cmp [IRQ_COUNTS + 0x61 * 4], ebx", "jae 4f",
+    "cmp dword ptr [DATA + 72], 0", "jne 9f",
+    "sti", "hlt",
+    "jmp 3b",
+    "9: out DONE, al",
+    "4: mov dword ptr [rbp + 0x310], 0",
+    "mov dword ptr [rbp + 0x300], 0x62",
+    "jmp 2b",
+);
+
+/// Two vCPUs wake each other from HLT by turns: no interrupt is lost.
+fn irq_smp_ping_pong() -> TestResult {
+    let rounds = env().rounds(500);
+    let mut m = Machine::irqchip(smp_ping())?;
+    m.run_sync()?;
+    m.with_regs(|r| r.rdi = rounds)?;
+    with_second(&mut m, smp_pong(), |m| {
+        wait_for("second vCPU", || m.data(8) == 1)?;
+        m.run_done()?;
+        check_eq!(u64::from(m.irq_count(0x61)), rounds);
+        check_eq!(u64::from(m.irq_count(0x62)), rounds);
+        Ok(())
+    })
+}
+
+/// Real-mode code: reports, and again for ever.
+const REAL_CODE: [u8; 6] = [0xb0, 0x5a, 0xe6, 0xe2, 0xeb, 0xfa]; // mov al, 0x5a; out SYNC, al; jmp
+
+/// INIT and a start-up IPI, as Linux sends them.
+fn start(m: &mut Machine, page: u64) -> TestResult {
+    send(m, 0x4500, 1)?;
+    send(m, 0x8500, 1)?;
+    std::thread::sleep(Duration::from_millis(10));
+    send(m, 0x600 | page, 1)
+}
+
+/// A new vCPU waits for INIT and start-up, and begins in real mode at the page that the vector names.
+fn irq_smp_start() -> TestResult {
+    let mut m = Machine::irqchip(smp_sender())?;
+    // KVM finds a vCPU by its APIC ID only after some APIC has changed since the vCPU was made.
+    let mut other = m.vm.create_vcpu(1)?;
+    other.set_cpuid(m.sys.supported_cpuid()?.entries())?;
+    m.run_sync()?;
+    check_eq!(other.mp_state()?.mp_state, kb::KVM_MP_STATE_UNINITIALIZED);
+    m.mem.write(0x50000, &REAL_CODE);
+    std::thread::scope(|scope| -> TestResult {
+        let thread = scope.spawn(|| loop {
+            // KVM returns EAGAIN when it has left a wait.
+            match other.run() {
+                Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno.0) => {}
+                result => return result,
+            }
+        });
+        std::thread::sleep(Duration::from_millis(10));
+        check!(!thread.is_finished(), "it waits");
+        start(&mut m, 0x50)?;
+        wait_for("start", || thread.is_finished())?;
+        let exit = thread.join().map_err(|_| Outcome::Fail("the thread panicked".into()))?;
+        check_eq!(exit?, Exit::Out { port: PORT_SYNC, size: 1, data: vec![0x5a] });
+        Ok(())
+    })?;
+    let (sregs, mp_state) = (other.sregs()?, other.mp_state()?.mp_state);
+    check_eq!((sregs.cs.selector, sregs.cs.base), (0x5000, 0x50000));
+    check_eq!(sregs.cr0 & (CR0_PE | CR0_PG), 0);
+    check_eq!(mp_state, kb::KVM_MP_STATE_RUNNABLE);
+    Ok(())
+}
+
+/// A running vCPU that gets INIT and start-up begins anew.
+fn irq_smp_init_again() -> TestResult {
+    let mut m = machine()?;
+    let mut other = second(&m, smp_receiver())?;
+    m.mem.write(0x60000, &REAL_CODE);
+    std::thread::scope(|scope| -> TestResult {
+        let thread = scope.spawn(|| loop {
+            match other.run() {
+                Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno.0) => {}
+                result => return result,
+            }
+        });
+        wait_for("second vCPU", || m.data(8) == 1)?;
+        start(&mut m, 0x60)?;
+        wait_for("start", || thread.is_finished())?;
+        let exit = thread.join().map_err(|_| Outcome::Fail("the thread panicked".into()))?;
+        check_eq!(exit?, Exit::Out { port: PORT_SYNC, size: 1, data: vec![0x5a] });
+        Ok(())
+    })?;
+    check_eq!(other.sregs()?.cs.selector, 0x6000);
+    Ok(())
+}
