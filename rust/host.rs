@@ -16,3 +16,22 @@ pub(crate) mod page;
 pub(crate) mod sched;
 pub(crate) mod timer;
 pub(crate) mod user;
+
+/// For `asm!`: an exception-table entry that goes on behind the instruction at label 2. When a reboot has turned
+/// virtualisation off under a running vCPU its instructions raise #UD, which must not bring the machine down on
+/// its way out.
+macro_rules! ignore_fault {
+    () => {
+        concat!(
+            "3:\n",
+            ".pushsection __ex_table, \"a\"\n",
+            ".balign 4\n",
+            ".long 2b - .\n",
+            ".long 3b - .\n",
+            ".long 1\n", // EX_TYPE_DEFAULT
+            ".popsection"
+        )
+    };
+}
+
+pub(crate) use ignore_fault;

@@ -6,6 +6,7 @@
 #include <linux/linkage.h>
 #include <asm/asm.h>
 #include <asm/nospec-branch.h>
+#include "host/regs.h"
 #include "host/shim.h"
 
 	.section .noinstr.text, "ax"
@@ -31,41 +32,15 @@ SYM_FUNC_START(vireo_svm_enter)
 	mov	%rsi, %rax
 	vmload	%rax
 	/* RAX and RSP are in the VMCB. */
-	mov	0x08(%rdi), %rcx
-	mov	0x10(%rdi), %rdx
-	mov	0x18(%rdi), %rbx
-	mov	0x28(%rdi), %rbp
-	mov	0x30(%rdi), %rsi
-	mov	0x40(%rdi), %r8
-	mov	0x48(%rdi), %r9
-	mov	0x50(%rdi), %r10
-	mov	0x58(%rdi), %r11
-	mov	0x60(%rdi), %r12
-	mov	0x68(%rdi), %r13
-	mov	0x70(%rdi), %r14
-	mov	0x78(%rdi), %r15
-	mov	0x38(%rdi), %rdi
+	LOAD_GUEST_REGS
 	ALTERNATIVE "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
 
 	vmrun	%rax
 
 	/* RAX is the VMCB's address again. */
-	xchg	%rdi, (%rsp)
-	mov	%rcx, 0x08(%rdi)
-	mov	%rdx, 0x10(%rdi)
-	mov	%rbx, 0x18(%rdi)
-	mov	%rbp, 0x28(%rdi)
-	mov	%rsi, 0x30(%rdi)
-	popq	0x38(%rdi)
-	mov	%r8, 0x40(%rdi)
-	mov	%r9, 0x48(%rdi)
-	mov	%r10, 0x50(%rdi)
-	mov	%r11, 0x58(%rdi)
-	mov	%r12, 0x60(%rdi)
-	mov	%r13, 0x68(%rdi)
-	mov	%r14, 0x70(%rdi)
-	mov	%r15, 0x78(%rdi)
+	STORE_GUEST_REGS
 	vmsave	%rax
+	pop	%rax
 	pop	%rax
 	vmload	%rax
 
@@ -74,21 +49,8 @@ SYM_FUNC_START(vireo_svm_enter)
 	/* Before any RET: a guest may have trained it (retbleed, SRSO). */
 	UNTRAIN_RET_VM
 
-	/* No guest value may stay in a register that the host could use speculatively. */
-	xor	%ecx, %ecx
-	xor	%edx, %edx
 	xor	%ebx, %ebx
-	xor	%esi, %esi
-	xor	%edi, %edi
-	xor	%ebp, %ebp
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
-	xor	%r12d, %r12d
-	xor	%r13d, %r13d
-	xor	%r14d, %r14d
-	xor	%r15d, %r15d
+	CLEAR_GUEST_REGS
 	pop	%rbx
 	pop	%r12
 	pop	%r13

@@ -5,23 +5,10 @@
 
 use core::arch::asm;
 
-use crate::model::addr::Hpa;
-
-/// An exception-table entry that goes on behind the instruction at label 2: when a reboot has turned SVM off
-/// the instruction raises #UD, and there is nothing left to save.
-macro_rules! ignore_fault {
-    () => {
-        concat!(
-            "3:\n",
-            ".pushsection __ex_table, \"a\"\n",
-            ".balign 4\n",
-            ".long 2b - .\n",
-            ".long 3b - .\n",
-            ".long 1\n", // EX_TYPE_DEFAULT
-            ".popsection"
-        )
-    };
-}
+use crate::{
+    host::ignore_fault,
+    model::addr::Hpa, //
+};
 
 /// Saves what VMLOAD loads (FS, GS, TR, LDTR and the MSRs of system calls) to the VMCB at `vmcb`.
 ///

@@ -6,6 +6,7 @@
 #include <linux/linkage.h>
 #include <asm/asm.h>
 #include <asm/nospec-branch.h>
+#include "host/regs.h"
 #include "host/shim.h"
 
 #define HOST_RSP_FIELD	0x6c14
@@ -37,20 +38,7 @@ SYM_FUNC_START(vireo_vmx_enter)
 	/* CF, below, says "not launched": ZF would not do, as VERW changes it. */
 	cmpq	$1, VIREO_REGS_LAUNCHED(%rdi)
 	mov	0x00(%rdi), %rax
-	mov	0x08(%rdi), %rcx
-	mov	0x10(%rdi), %rdx
-	mov	0x18(%rdi), %rbx
-	mov	0x28(%rdi), %rbp
-	mov	0x30(%rdi), %rsi
-	mov	0x40(%rdi), %r8
-	mov	0x48(%rdi), %r9
-	mov	0x50(%rdi), %r10
-	mov	0x58(%rdi), %r11
-	mov	0x60(%rdi), %r12
-	mov	0x68(%rdi), %r13
-	mov	0x70(%rdi), %r14
-	mov	0x78(%rdi), %r15
-	mov	0x38(%rdi), %rdi
+	LOAD_GUEST_REGS
 	ALTERNATIVE "", __CLEAR_CPU_BUFFERS, X86_FEATURE_CLEAR_CPU_BUF_VM
 	jb	.Llaunch
 
@@ -70,42 +58,14 @@ SYM_FUNC_START(vireo_vmx_enter)
 SYM_INNER_LABEL_ALIGN(vireo_vmx_exit, SYM_L_GLOBAL)
 	UNWIND_HINT_RESTORE
 	ENDBR
-	push	%rdi
-	mov	8(%rsp), %rdi
+	STORE_GUEST_REGS
 	mov	%rax, 0x00(%rdi)
-	mov	%rcx, 0x08(%rdi)
-	mov	%rdx, 0x10(%rdi)
-	mov	%rbx, 0x18(%rdi)
-	mov	%rbp, 0x28(%rdi)
-	mov	%rsi, 0x30(%rdi)
-	popq	0x38(%rdi)
-	mov	%r8, 0x40(%rdi)
-	mov	%r9, 0x48(%rdi)
-	mov	%r10, 0x50(%rdi)
-	mov	%r11, 0x58(%rdi)
-	mov	%r12, 0x60(%rdi)
-	mov	%r13, 0x68(%rdi)
-	mov	%r14, 0x70(%rdi)
-	mov	%r15, 0x78(%rdi)
 	movq	$1, VIREO_REGS_LAUNCHED(%rdi)
 	xor	%ebx, %ebx
 
 .Ldone:
-	/* No guest value may stay in a register that the host could use speculatively. */
 	xor	%eax, %eax
-	xor	%ecx, %ecx
-	xor	%edx, %edx
-	xor	%esi, %esi
-	xor	%edi, %edi
-	xor	%ebp, %ebp
-	xor	%r8d, %r8d
-	xor	%r9d, %r9d
-	xor	%r10d, %r10d
-	xor	%r11d, %r11d
-	xor	%r12d, %r12d
-	xor	%r13d, %r13d
-	xor	%r14d, %r14d
-	xor	%r15d, %r15d
+	CLEAR_GUEST_REGS
 	/* Before the first unbalanced RET. */
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, X86_FEATURE_RSB_VMEXIT_LITE
 	CLEAR_BRANCH_HISTORY_VMEXIT

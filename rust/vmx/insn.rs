@@ -8,7 +8,10 @@
 
 use core::arch::asm;
 
-use crate::model::addr::Hpa;
+use crate::{
+    host::ignore_fault,
+    model::addr::Hpa, //
+};
 
 /// How a VMX instruction failed (SDM vol. 3, section 31.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,21 +19,6 @@ pub(crate) struct VmFail;
 
 /// What the current-VMCS pointer holds when there is none.
 const NO_VMCS: u64 = u64::MAX;
-
-/// An exception-table entry that goes on behind the instruction at label 2.
-macro_rules! ignore_fault {
-    () => {
-        concat!(
-            "3:\n",
-            ".pushsection __ex_table, \"a\"\n",
-            ".balign 4\n",
-            ".long 2b - .\n",
-            ".long 3b - .\n",
-            ".long 1\n", // EX_TYPE_DEFAULT
-            ".popsection"
-        )
-    };
-}
 
 /// Makes the VMCS at `vmcs` current and active.
 ///
