@@ -53,7 +53,8 @@ quick:
 check: setup
 	@$(VM)/all check
 
-fuzz: setup
+fuzz:
+	@$(VM)/setup.sh g++
 	@selftests/fuzz/run
 
 bench: modules

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # Installs what a fresh Debian 12 lacks: packages as root or through sudo, bindgen into the cache folder.
+# setup.sh [PACKAGE...]: those too.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 . "$vm_dir/progress.sh"
@@ -15,6 +16,8 @@ packages=(
 )
 # A cargo that is there already (rustup's) is used as it is.
 command -v cargo >/dev/null || packages+=(cargo-web rustfmt-web rust-web-clippy)
+
+packages+=("$@")
 
 missing_packages() {
 	local package
