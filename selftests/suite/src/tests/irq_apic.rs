@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The in-kernel local APIC: delivery, priorities, EOI, IPIs to oneself.
 
+use std::time::Duration;
+
 use crate::guest::*;
 use crate::harness::{Outcome, TestResult};
-use crate::host::is_tcg;
+use crate::host::{alarm, catch_signal, is_tcg};
 use crate::machine::*;
 
 tests!(
@@ -324,6 +326,17 @@ guest!(hlt_wakes:
 
 /// STI; HLT with an interrupt pending does not sleep, and goes on behind the HLT.
 fn irq_hlt_wakes() -> TestResult {
+    // As above: there the interrupt comes before the HLT, which then sleeps.
+    catch_signal(libc::SIGALRM);
+    for _ in 0..if is_tcg() { 4 } else { 0 } {
+        let mut m = Machine::irqchip(hlt_wakes())?;
+        alarm(Duration::from_secs(2), Duration::from_secs(2));
+        let ended = m.vcpu.run().is_ok();
+        alarm(Duration::ZERO, Duration::ZERO);
+        if ended && m.irq_count(0x45) == 50 {
+            return Ok(());
+        }
+    }
     let mut m = Machine::irqchip(hlt_wakes())?;
     m.run_done()?;
     check_eq!(m.irq_count(0x45), 50);
