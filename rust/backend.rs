@@ -8,7 +8,10 @@
 
 use kernel::{
     prelude::*,
-    sync::SetOnce, //
+    sync::{
+        Arc,
+        SetOnce, //
+    }, //
 };
 
 use crate::{
@@ -19,7 +22,8 @@ use crate::{
             IrqOff, //
         },
         global::GlobalOwner,
-        page::ApicPage, //
+        page::ApicPage,
+        sched, //
     },
     model::{
         addr::Hpa,
@@ -45,12 +49,16 @@ use crate::{
         Svm,
         SvmVcpu, //
     },
+    vcpu::table::VcpuShared,
     vmx::{
         self,
         Vmx,
         VmxVcpu, //
     }, //
 };
+
+/// What follows the thread of a vCPU, on whose behalf its siblings look where it is.
+pub(crate) type Loaded<T> = sched::Loaded<T, VcpuShared>;
 
 /// A register that a backend holds, other than segments and MSRs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,11 +388,18 @@ impl Hardware {
     /// Makes a vCPU.
     ///
     /// `root` is the root of the VM's nested page tables, `index` the number of the VM's vCPUs so far, and
-    /// `apic` the page that is mapped at the local APIC's address, if the APIC is in the kernel.
-    pub(crate) fn vcpu(&self, root: Hpa, index: usize, apic: Option<Hpa>) -> Result<AnyVcpu> {
+    /// `apic` the page that is mapped at the local APIC's address, if the APIC is in the kernel; `shared` is told
+    /// where the vCPU's thread is.
+    pub(crate) fn vcpu(
+        &self,
+        root: Hpa,
+        index: usize,
+        apic: Option<Hpa>,
+        shared: Arc<VcpuShared>,
+    ) -> Result<AnyVcpu> {
         match self {
-            Self::Vmx(vmx) => VmxVcpu::new(vmx, root, index, apic).map(AnyVcpu::Vmx),
-            Self::Svm(svm) => SvmVcpu::new(svm, root, apic.is_some()).map(AnyVcpu::Svm),
+            Self::Vmx(vmx) => VmxVcpu::new(vmx, root, index, apic, shared).map(AnyVcpu::Vmx),
+            Self::Svm(svm) => SvmVcpu::new(svm, root, apic.is_some(), shared).map(AnyVcpu::Svm),
         }
     }
 }

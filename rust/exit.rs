@@ -171,9 +171,14 @@ impl State {
         Ok(Next::Resume)
     }
 
+    #[cold]
     fn pause(&mut self) -> Result<Next> {
         // A loop of PAUSEs waits for another vCPU: let it run.
-        sched::yield_now();
+        let in_kernel = self.cpl() == 0;
+        let vcpus = &self.vm.memory().vcpus;
+        if !vcpus.favour_sibling(&self.shared, in_kernel) {
+            sched::yield_now();
+        }
         self.skip()
     }
 
