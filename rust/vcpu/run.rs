@@ -230,8 +230,7 @@ impl State {
             || self.shared.timer.has_fired()
             || self.paravirt.runs_on(cpu)
         {
-            waiter.left();
-            return None;
+            return self.stay_out();
         }
         let tlb_generation = self.vm.memory().generation();
         fpu::sync(&irq);
@@ -300,6 +299,13 @@ impl State {
             self.events.requeue(event);
         }
         Some(left)
+    }
+
+    /// There is something to see to before the guest can be entered. The compiler learns here which way is rare.
+    #[cold]
+    fn stay_out(&self) -> Option<Left> {
+        self.shared.timer.waiter.left();
+        None
     }
 
     /// Whether the VMM could inject an interrupt now (without an interrupt controller in the kernel).

@@ -113,6 +113,9 @@ impl BackendVcpu for VmxVcpu {
     #[inline(always)]
     fn register(&mut self, reg: Reg) -> u64 {
         let (cr0_mask, cr4_mask, efer) = (self.cr0_mask, self.cr4_mask, self.efer);
+        if reg == Reg::Efer {
+            return efer;
+        }
         self.with(|vmcs| match reg {
             Reg::Rip => vmcs.read(field::GUEST_RIP),
             Reg::Rsp => vmcs.read(field::GUEST_RSP),
