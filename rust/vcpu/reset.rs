@@ -65,7 +65,7 @@ impl State {
     pub(super) fn reset_by_init(&mut self) {
         self.msrs.reset(MsrReset::Init);
         self.events.reset();
-        if let Some(lapic) = &mut self.lapic {
+        if let Some(lapic) = self.lapic_mut() {
             lapic.reset(ApicReset::Init);
             self.arm(Timer::Stop);
         }

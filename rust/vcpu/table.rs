@@ -47,6 +47,8 @@ pub(crate) mod news {
     pub(crate) const CLOCK: u32 = 1 << 5;
     /// Another vCPU ends this one's HLT.
     pub(crate) const KICK: u32 = 1 << 6;
+    /// Other vectors than before are watched for their completion.
+    pub(crate) const WATCHED: u32 = 1 << 7;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
