@@ -235,11 +235,7 @@ impl State {
         let tlb_generation = self.vm.memory().generation();
         fpu::sync(&irq);
         let event = self.next_event(&irq);
-        self.mirror_apic();
-        let (tpr, tpr_threshold) = match &self.lapic {
-            Some(lapic) => (lapic.tpr(), lapic.tpr_threshold()),
-            None => (0, 0),
-        };
+        let (tpr, tpr_threshold) = self.hand_over_apic(&irq);
 
         let host_xcr0 = self.cpu.host_xcr0;
         let switch_xcr0 = self.xcr0 != host_xcr0 && host_xcr0 != 0;
