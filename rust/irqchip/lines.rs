@@ -160,6 +160,11 @@ impl Lines {
         self.apic_api.load(Relaxed) & WIDE_IDS != 0
     }
 
+    /// Sends news to every vCPU.
+    pub(super) fn tell_vcpus(&self, bits: u32) {
+        self.vcpus.for_each(|vcpu| vcpu.tell(bits));
+    }
+
     fn sender(&self) -> Sender {
         if self.apic_api.load(Relaxed) & NO_BROADCAST_QUIRK != 0 {
             Sender::WideDevice

@@ -238,17 +238,12 @@ impl State {
             || self.shared.timer.has_fired()
             || self.paravirt.runs_on(cpu)
         {
-            waiter.left();
-            return None;
+            return self.stay_out();
         }
         let tlb_generation = self.vm.memory().generation();
         fpu::sync(&irq);
         let event = self.next_event(&irq);
-        self.mirror_apic();
-        let (tpr, tpr_threshold) = match &self.lapic {
-            Some(lapic) => (lapic.tpr(), lapic.tpr_threshold()),
-            None => (0, 0),
-        };
+        let (tpr, tpr_threshold) = self.hand_over_apic(&irq);
 
         let host_xcr0 = self.cpu.host_xcr0;
         let switch_xcr0 = self.xcr0 != host_xcr0 && host_xcr0 != 0;
@@ -308,6 +303,13 @@ impl State {
             self.events.requeue(event);
         }
         Some(left)
+    }
+
+    /// There is something to see to before the guest can be entered. The compiler learns here which way is rare.
+    #[cold]
+    fn stay_out(&self) -> Option<Left> {
+        self.shared.timer.waiter.left();
+        None
     }
 
     /// Whether the VMM could inject an interrupt now (without an interrupt controller in the kernel).

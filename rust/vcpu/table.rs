@@ -55,6 +55,8 @@ pub(crate) mod news {
     pub(crate) const KICK: u32 = 1 << 6;
     /// The vCPU's thread has been off the CPU.
     pub(crate) const STEAL: u32 = 1 << 7;
+    /// Other vectors than before are watched for their completion.
+    pub(crate) const WATCHED: u32 = 1 << 8;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
