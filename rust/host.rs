@@ -4,6 +4,7 @@
 //!
 //! Together with `vmx/` and `svm/` these are the only files with `unsafe` code.
 
+pub(crate) mod atomic;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
 pub(crate) mod exchange;

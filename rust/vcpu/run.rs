@@ -98,7 +98,9 @@ impl State {
                 self.run.set_ioapic_eoi(vector);
                 return Ok(());
             }
-            self.collect();
+            if self.may_have_news() {
+                self.collect();
+            }
             if self.events.has_triple_fault() {
                 self.events.set_triple_fault(false);
                 self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
@@ -127,6 +129,12 @@ impl State {
         presence.set_user_mode(user_mode);
         let done = presence.rest(sched::handle_exit_work);
         done.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))
+    }
+
+    /// Whether there may be something to [collect](Self::collect).
+    #[inline(always)]
+    fn may_have_news(&self) -> bool {
+        self.deadline.is_some() || self.shared.timer.has_fired() || !self.shared.inbox().is_empty()
     }
 
     /// Goes on with what the VMM has been asked for.
