@@ -14,6 +14,7 @@ pub(crate) mod global;
 pub(crate) mod hotplug;
 pub(crate) mod notifier;
 pub(crate) mod page;
+pub(crate) mod recording;
 pub(crate) mod sched;
 pub(crate) mod timer;
 pub(crate) mod user;

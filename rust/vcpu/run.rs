@@ -28,6 +28,7 @@ use crate::{
             IrqOff, //
         },
         fpu,
+        recording::Recording,
         sched::{
             self,
             SignalMask, //
@@ -257,6 +258,7 @@ impl State {
             // value is restored below.
             unsafe { cpu::wrmsr(msr::IA32_XSS, 0) };
         }
+        let recording = Recording::stop(&irq, self.cpu.host_precise_samples);
         let debug = self.debug.has_breakpoints();
         if debug {
             // SAFETY: Interrupts are off; restored below.
@@ -278,6 +280,7 @@ impl State {
         );
 
         cpu::restore_debug_registers(&irq);
+        recording.resume(&irq);
         if host_xss != 0 {
             // SAFETY: The host's own value.
             unsafe { cpu::wrmsr(msr::IA32_XSS, host_xss) };
