@@ -12,6 +12,9 @@ use super::stack::{Stack, SELECTOR};
 use super::{Access, Done, Machine, Mode, Stop};
 use crate::model::x86::{ar, is_canonical, rflags, vector, Exception, Gpr, SegReg, Segment};
 
+/// The type of a call gate of IA-32e mode, and of a 32-bit one elsewhere.
+const CALL_GATE: u32 = 12;
+
 /// Where the selector is in the immediate of a far branch.
 const SELECTOR_SHIFT: u32 = 32;
 
@@ -156,10 +159,15 @@ impl<M: Machine> Exec<'_, M> {
         }
         let descriptor = self.descriptor(selector)?;
         let rights = descriptor.segment().ar;
-        if rights & ar::S == 0 {
-            return Err(Stop::Unhandled);
-        }
         let long = self.is_ia32e();
+        if rights & ar::S == 0 {
+            // In IA-32e mode there is no other system descriptor that a branch may name.
+            let gate = rights & ar::TYPE == CALL_GATE;
+            return Err(match long && !gate {
+                true => descriptor.fault(vector::GP),
+                false => Stop::Unhandled,
+            });
+        }
         let wide = rights & ar::L != 0 && rights & ar::DB != 0;
         if rights & ar::CODE == 0 || long && wide {
             return Err(descriptor.fault(vector::GP));

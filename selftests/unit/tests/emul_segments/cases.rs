@@ -146,7 +146,8 @@ pub fn case(rng: &mut Rng, soft: &Soft) -> Case {
     };
     for reg in [SegReg::Es, SegReg::Ds, SegReg::Fs, SegReg::Gs] {
         state.selectors[reg.index()] = match rng.below(8) {
-            0 => rng.below(4) as u16,
+            // No other null selector: an interrupt would make it this one.
+            0 => 0,
             1 => USER_DATA,
             _ => local(pick(rng, &SEGMENTS)),
         };

@@ -158,7 +158,7 @@ fn compare(cpu: &mut Cpu, soft: &mut Soft, number: u64, case: Case) -> Option<bo
 
 #[test]
 fn segments_are_as_the_cpu_has_them() {
-    let cases = setting("EMUL_SEGMENTS_CASES", 300_000);
+    let cases = setting("EMUL_SEGMENTS_CASES", 200_000);
     let mut rng = Rng::new(setting("EMUL_SEGMENTS_SEED", 1));
     let Some(tables) = Tables::new() else {
         println!("segments: skipped, no local descriptor table here");
