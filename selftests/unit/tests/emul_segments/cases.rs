@@ -473,7 +473,7 @@ impl Draft<'_> {
         }
         // Some processors read the rest of the frame with the new AC, and give back the old one in the
         // fault, which the kernel takes for a split lock.
-        if self.stack_top() % 8 != 0 {
+        if !self.stack_top().is_multiple_of(8) {
             flags &= !rflags::AC;
         }
         let rsp = self.rng.next() >> self.rng.below(64);
