@@ -135,7 +135,7 @@ fn count(
 /// the same value, and go on at the same time. No count is lost.
 fn exit_emul_lock_contended() -> TestResult {
     /// How often the slot goes away, and what each vCPU counts until it does so again.
-    const ROUNDS: u32 = 200;
+    const ROUNDS: u32 = 30;
     const BETWEEN: u64 = 20;
     let mut m = Machine::long(counting())?;
     m.with_regs(|regs| (regs.rbx, regs.rsi) = (MMIO, own(0)))?;
@@ -167,7 +167,7 @@ fn exit_emul_lock_contended() -> TestResult {
                     if start.elapsed() > Duration::from_secs(10) {
                         return fail("the vCPUs do not count");
                     }
-                    std::thread::yield_now();
+                    std::thread::sleep(Duration::from_micros(200));
                 }
                 vm.set_slot(SLOT, 0, MMIO, 0, page.addr())?;
                 for _ in 0..2 {
