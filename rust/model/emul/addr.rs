@@ -209,11 +209,18 @@ impl<M: Machine> Exec<'_, M> {
         access: Access,
     ) -> Result<u64, Stop> {
         let address = linear(self.m, self.insn.mode, seg, offset, u64::from(len), access)?;
-        let misaligned = address & u64::from(align).wrapping_sub(1) != 0;
+        self.check_alignment(address, align)?;
+        Ok(address)
+    }
+
+    /// Raises #AC where an access at `linear` has to be aligned to `align` bytes, a power of two, and is not.
+    #[inline]
+    pub(super) fn check_alignment(&self, linear: u64, align: u8) -> Result<(), Stop> {
+        let misaligned = linear & u64::from(align).wrapping_sub(1) != 0;
         if misaligned && align <= LARGEST_CHECKED && self.checks_alignment() {
             return Err(Stop::Fault(Exception::ac()));
         }
-        Ok(address)
+        Ok(())
     }
 
     /// Whether a misaligned access raises #AC.

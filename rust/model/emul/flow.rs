@@ -8,9 +8,12 @@ use super::exec::Exec;
 use super::insn::{Op, Operand};
 use super::privileged::Interrupt;
 use super::segment::{selector, selector_fault, Descriptor, Loaded};
-use super::stack::Stack;
+use super::stack::{Stack, SELECTOR};
 use super::{Access, Done, Machine, Mode, Stop};
 use crate::model::x86::{ar, is_canonical, rflags, vector, Exception, Gpr, SegReg, Segment};
+
+/// The type of a call gate of IA-32e mode, and of a 32-bit one elsewhere.
+const CALL_GATE: u32 = 12;
 
 /// Where the selector is in the immediate of a far branch.
 const SELECTOR_SHIFT: u32 = 32;
@@ -18,6 +21,11 @@ const SELECTOR_SHIFT: u32 = 32;
 /// Flags that IRET writes at any privilege level.
 const IRET_FREE: u64 =
     rflags::STATUS | rflags::TF | rflags::DF | rflags::NT | rflags::RF | rflags::AC | rflags::ID;
+
+/// Values that a far return takes off the stack, without the stack pointer; and where IRET has RFLAGS.
+const RET_FRAME: u8 = 2;
+const IRET_FRAME: u8 = 3;
+const FLAGS_SLOT: u8 = 2;
 
 /// Where a far transfer goes.
 struct Target {
@@ -151,10 +159,15 @@ impl<M: Machine> Exec<'_, M> {
         }
         let descriptor = self.descriptor(selector)?;
         let rights = descriptor.segment().ar;
-        if rights & ar::S == 0 {
-            return Err(Stop::Unhandled);
-        }
         let long = self.is_ia32e();
+        if rights & ar::S == 0 {
+            // In IA-32e mode there is no other system descriptor that a branch may name.
+            let gate = rights & ar::TYPE == CALL_GATE;
+            return Err(match long && !gate {
+                true => descriptor.fault(vector::GP),
+                false => Stop::Unhandled,
+            });
+        }
         let wide = rights & ar::L != 0 && rights & ar::DB != 0;
         if rights & ar::CODE == 0 || long && wide {
             return Err(descriptor.fault(vector::GP));
@@ -163,24 +176,29 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     /// The rest of the checks of a code segment that is to run at privilege level `cpl`.
-    fn finish_code(&mut self, descriptor: &Descriptor, cpl: u8, rip: u64) -> Result<Target, Stop> {
+    fn finish_code(&mut self, descriptor: &Descriptor, cpl: u8) -> Result<Loaded, Stop> {
         if descriptor.segment().ar & ar::P == 0 {
             return Err(descriptor.fault(vector::NP));
         }
         let mut cs = Loaded::accessed(descriptor);
         cs.segment.selector = descriptor.selector & !selector::RPL | u16::from(cpl);
+        Ok(cs)
+    }
+
+    /// Checks that `rip` may be executed next in `cs`, which was checked. Only 64-bit code has more than 32 bits
+    /// of it.
+    fn enter_code(&mut self, cs: Loaded, rip: u64) -> Result<Target, Stop> {
         let long = self.is_ia32e() && cs.segment.ar & ar::L != 0;
+        let rip = if long { rip } else { truncate(rip, 4) };
         let rip = self.check_rip(rip, &cs.segment, long)?;
         Ok(Target { rip, cs })
     }
 
-    /// The target of JMP and CALL to another segment.
-    fn far_target(&mut self) -> Result<Target, Stop> {
+    /// The target of JMP and CALL to another segment; the offset is not checked yet.
+    fn far_target(&mut self) -> Result<(Loaded, u64), Stop> {
         let (rip, selector) = self.far_operand()?;
         if self.insn.mode == Mode::Real {
-            let cs = self.real_segment(SegReg::Cs, selector);
-            let rip = self.check_rip(rip, &cs.segment, false)?;
-            return Ok(Target { rip, cs });
+            return Ok((self.real_segment(SegReg::Cs, selector), rip));
         }
         let cpl = self.m.cpl();
         let descriptor = self.code_descriptor(selector)?;
@@ -193,7 +211,12 @@ impl<M: Machine> Exec<'_, M> {
         if !allowed {
             return Err(descriptor.fault(vector::GP));
         }
-        self.finish_code(&descriptor, cpl, rip)
+        Ok((self.finish_code(&descriptor, cpl)?, rip))
+    }
+
+    /// The mode that the code segment `cs` makes.
+    fn mode_in(&self, cs: &Segment) -> Mode {
+        Mode::new(self.m.cr0(), self.m.efer(), self.m.rflags(), cs.ar)
     }
 
     /// Goes to another segment of the same privilege level, which has been marked as accessed.
@@ -203,26 +226,38 @@ impl<M: Machine> Exec<'_, M> {
     }
 
     pub(super) fn jump_far(&mut self) -> Result<Done, Stop> {
-        let target = self.far_target()?;
+        let (cs, rip) = self.far_target()?;
+        let target = self.enter_code(cs, rip)?;
         self.mark_accessed(&target.cs)?;
         self.go(&target)
     }
 
+    /// The new code segment is in force when the old one is pushed: its mode says how the stack is
+    /// addressed. The offset is checked last.
     pub(super) fn call_far(&mut self) -> Result<Done, Stop> {
         let size = self.insn.op_size;
-        let target = self.far_target()?;
-        let mut stack = self.stack();
+        let (cs, rip) = self.far_target()?;
+        let mut stack = self.stack_of(self.mode_in(&cs.segment));
         let first = self.room(&mut stack, size, size)?;
         let second = self.room(&mut stack, size, size)?;
         self.m.probe_write(first, size)?;
         self.m.probe_write(second, size)?;
+        let target = self.enter_code(cs, rip)?;
         self.mark_accessed(&target.cs)?;
-        let cs = u64::from(self.m.segment(SegReg::Cs).selector);
-        self.write(first, size, cs)?;
+        let old = u64::from(self.m.segment(SegReg::Cs).selector);
+        self.write(first, size, old)?;
         self.write(second, size, self.next_rip)?;
         self.m.set_segment(SegReg::Cs, target.cs.segment)?;
         self.set_stack(stack);
         self.retire_at(target.rip)
+    }
+
+    /// What a far return finds on the stack: RIP and CS. Of CS only the selector is read, and first.
+    fn far_frame(&mut self, stack: Stack) -> Result<(u64, u16), Stop> {
+        let size = self.insn.op_size;
+        let cs = self.peek(stack, 1, size, SELECTOR)?;
+        let rip = self.peek(stack, 0, size, size)?;
+        Ok((rip, cs as u16))
     }
 
     /// RET to another segment.
@@ -230,8 +265,8 @@ impl<M: Machine> Exec<'_, M> {
         let size = self.insn.op_size;
         let bytes = self.insn.imm;
         let mut stack = self.stack();
-        let rip = self.take(&mut stack, size)?;
-        let cs = self.take(&mut stack, size)? as u16;
+        let (rip, cs) = self.far_frame(stack)?;
+        stack.skip(RET_FRAME, size);
         stack.sp = stack.sp.wrapping_add(bytes);
         if self.insn.mode == Mode::Real {
             let cs = self.real_segment(SegReg::Cs, cs);
@@ -239,23 +274,28 @@ impl<M: Machine> Exec<'_, M> {
             self.set_stack(stack);
             return self.go(&Target { rip, cs });
         }
-        let target = self.return_target(rip, cs)?;
-        let cpl = (target.cs.segment.selector & selector::RPL) as u8;
+        let cs = self.return_target(cs)?;
+        let cpl = (cs.segment.selector & selector::RPL) as u8;
         if cpl == self.m.cpl() {
+            let target = self.enter_code(cs, rip)?;
             self.mark_accessed(&target.cs)?;
-            self.set_stack(stack);
+            // The code segment is in force by now, and says how much of the stack pointer counts.
+            let mut after = self.stack_of(self.mode_in(&cs.segment));
+            after.sp = stack.sp;
+            self.set_stack(after);
             return self.go(&target);
         }
         let sp = self.take(&mut stack, size)?;
         let ss = self.take(&mut stack, size)? as u16;
-        let ss = self.returned_stack(ss, cpl, &target)?;
+        let ss = self.returned_stack(ss, cpl, &cs.segment)?;
+        let target = self.enter_code(cs, rip)?;
         self.mark_accessed(&target.cs)?;
         self.mark_accessed(&ss)?;
         self.leave_privilege(cpl, &target, &ss, sp.wrapping_add(bytes))
     }
 
     /// The code segment to which a return leads.
-    fn return_target(&mut self, rip: u64, selector: u16) -> Result<Target, Stop> {
+    fn return_target(&mut self, selector: u16) -> Result<Loaded, Stop> {
         let rpl = (selector & selector::RPL) as u8;
         let descriptor = match self.code_descriptor(selector) {
             // No gate can be returned to.
@@ -270,12 +310,12 @@ impl<M: Machine> Exec<'_, M> {
         if rpl < self.m.cpl() || !allowed {
             return Err(descriptor.fault(vector::GP));
         }
-        self.finish_code(&descriptor, rpl, rip)
+        self.finish_code(&descriptor, rpl)
     }
 
     /// The stack segment that a return to privilege level `cpl` brings.
-    fn returned_stack(&mut self, ss: u16, cpl: u8, target: &Target) -> Result<Loaded, Stop> {
-        let long = target.cs.segment.ar & ar::L != 0 && self.is_ia32e();
+    fn returned_stack(&mut self, ss: u16, cpl: u8, cs: &Segment) -> Result<Loaded, Stop> {
+        let long = cs.ar & ar::L != 0 && self.is_ia32e();
         let null = ss & !selector::RPL == 0;
         if null && (!long || cpl == 3) {
             return Err(Stop::Fault(self.gp()));
@@ -307,8 +347,9 @@ impl<M: Machine> Exec<'_, M> {
                 let segment = self.m.segment(reg);
                 let code = segment.ar & ar::CODE != 0;
                 let conforming = code && segment.ar & ar::CONFORMING != 0;
-                // What the new privilege level must not see is taken away (SDM vol. 3, 5.8.6).
-                if !segment.is_unusable() && !conforming && segment.dpl() < cpl {
+                // What the new privilege level must not see is taken away (SDM vol. 3, 5.8.6), and null
+                // selectors lose their RPL.
+                if segment.is_unusable() || !conforming && segment.dpl() < cpl {
                     let none = Segment {
                         selector: 0,
                         ar: segment.ar | ar::UNUSABLE,
@@ -332,9 +373,9 @@ impl<M: Machine> Exec<'_, M> {
             });
         }
         let mut stack = self.stack();
-        let rip = self.take(&mut stack, size)?;
-        let cs = self.take(&mut stack, size)? as u16;
-        let flags = self.take(&mut stack, size)?;
+        let flags = self.peek(stack, FLAGS_SLOT, size, size)?;
+        let (rip, cs) = self.far_frame(stack)?;
+        stack.skip(IRET_FRAME, size);
         let flags_after = self.returned_flags(flags);
         if mode == Mode::Real {
             let cs = self.real_segment(SegReg::Cs, cs);
@@ -348,24 +389,22 @@ impl<M: Machine> Exec<'_, M> {
         if !self.is_ia32e() && size == 4 && flags & rflags::VM != 0 && self.m.cpl() == 0 {
             return Err(Stop::Unhandled);
         }
+        let cs = self.return_target(cs)?;
+        let cpl = (cs.segment.selector & selector::RPL) as u8;
         // 64-bit code always takes the stack pointer too.
-        let pair = match mode {
-            Mode::Long => Some(self.stack_pointer(&mut stack)?),
-            _ => None,
-        };
-        let target = self.return_target(rip, cs)?;
-        let cpl = (target.cs.segment.selector & selector::RPL) as u8;
-        let pair = match pair {
-            None if cpl != self.m.cpl() => Some(self.stack_pointer(&mut stack)?),
-            pair => pair,
+        let pair = match mode == Mode::Long || cpl != self.m.cpl() {
+            true => Some(self.stack_pointer(&mut stack)?),
+            false => None,
         };
         if let Some((sp, ss)) = pair {
-            let ss = self.returned_stack(ss, cpl, &target)?;
+            let ss = self.returned_stack(ss, cpl, &cs.segment)?;
+            let target = self.enter_code(cs, rip)?;
             self.mark_accessed(&target.cs)?;
             self.mark_accessed(&ss)?;
             self.m.end_nmi()?;
             self.leave_privilege(cpl, &target, &ss, sp)?;
         } else {
+            let target = self.enter_code(cs, rip)?;
             self.mark_accessed(&target.cs)?;
             self.m.end_nmi()?;
             self.set_stack(stack);
@@ -390,7 +429,7 @@ impl<M: Machine> Exec<'_, M> {
         let old = self.m.rflags();
         let merged = self.merged_flags(flags, IRET_FREE);
         if self.insn.op_size == 2 {
-            return merged;
+            return merged & !rflags::RF;
         }
         let source = match self.m.cpl() {
             0 if self.insn.mode != Mode::Real => flags,
@@ -416,14 +455,15 @@ impl<M: Machine> Exec<'_, M> {
         let size = self.insn.op_size;
         let offset = super::addr::effective(self.m, self.insn, self.next_rip);
         let seg = self.insn.mem.seg;
+        let signed = |value| alu::sign_extend(value, size) as i64;
+        let index = signed(self.load(self.insn.dst, size)?);
         let low = self.data_address(seg, offset, size, Access::Read)?;
+        if index < signed(self.read(low, size, Access::Read)?) {
+            return Err(Stop::Fault(Exception::new(vector::BR)));
+        }
         let next = truncate(offset.wrapping_add(u64::from(size)), self.insn.addr_size);
         let high = self.data_address(seg, next, size, Access::Read)?;
-        let low = self.read(low, size, Access::Read)?;
-        let high = self.read(high, size, Access::Read)?;
-        let signed = |value| alu::sign_extend(value, size) as i64;
-        let index = self.load(self.insn.dst, size)?;
-        if signed(index) < signed(low) || signed(index) > signed(high) {
+        if index > signed(self.read(high, size, Access::Read)?) {
             return Err(Stop::Fault(Exception::new(vector::BR)));
         }
         self.retire()

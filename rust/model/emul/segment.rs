@@ -2,6 +2,7 @@
 
 //! Loading segment registers (SDM vol. 3, 3.4.5 and 5.6 to 5.8).
 
+use super::addr::truncate;
 use super::exec::Exec;
 use super::insn::Operand;
 use super::privileged::{Shadow, SystemReg, TableReg};
@@ -265,25 +266,17 @@ impl<M: Machine> Exec<'_, M> {
         Ok(Done::Retired)
     }
 
-    /// Reads a far pointer in memory: offset and selector.
+    /// Reads a far pointer in memory: offset and selector, which are accesses of their own.
     pub(super) fn far_pointer(&mut self) -> Result<(u64, u16), Stop> {
         let size = self.insn.op_size;
         let at = super::addr::effective(self.m, self.insn, self.next_rip);
         let seg = self.insn.mem.seg;
-        let both = size.wrapping_add(2);
-        // A pointer is aligned as its offset's size demands, but not more than its halves.
-        let align = size.min(4);
-        let linear = self.aligned_address(seg, at, both, align, Access::Read)?;
-        let mut pointer = [0; DESCRIPTOR];
-        let bytes = pointer
-            .get_mut(..usize::from(both))
-            .ok_or(Stop::Unhandled)?;
-        self.m.read(linear, bytes, Access::Read)?;
-        let value = u64::from_le_bytes(pointer);
-        Ok((
-            super::addr::truncate(value, size),
-            (value >> (u32::from(size).wrapping_mul(8) & 63)) as u16,
-        ))
+        let offset = self.data_address(seg, at, size, Access::Read)?;
+        let offset = self.read(offset, size, Access::Read)?;
+        let second = truncate(at.wrapping_add(size.into()), self.insn.addr_size);
+        let selector = self.data_address(seg, second, 2, Access::Read)?;
+        let selector = self.read(selector, 2, Access::Read)?;
+        Ok((offset, selector as u16))
     }
 
     /// LES and its kin.

@@ -2,7 +2,7 @@
 
 //! The stack: PUSH and POP of everything, ENTER and LEAVE.
 
-use super::addr::{effective, truncate};
+use super::addr::{effective, linear, truncate};
 use super::exec::Exec;
 use super::insn::Operand;
 use super::privileged::Shadow;
@@ -30,18 +30,36 @@ const LEVEL_SHIFT: u32 = 16;
 /// Flags that POPF writes at any privilege level.
 const FREE: u64 = rflags::STATUS | rflags::TF | rflags::DF | rflags::NT | rflags::AC | rflags::ID;
 
+/// Bytes of a selector.
+pub(super) const SELECTOR: u8 = 2;
+
 /// The stack pointer on the way through an instruction.
 #[derive(Clone, Copy)]
 pub(super) struct Stack {
     /// RSP, of which `width` bytes count.
     pub(super) sp: u64,
     width: u8,
+    /// The mode that says how it is addressed.
+    mode: Mode,
+}
+
+impl Stack {
+    /// Leaves out `slots` values of `size` bytes.
+    pub(super) fn skip(&mut self, slots: u8, size: u8) {
+        let bytes = u64::from(slots).wrapping_mul(u64::from(size));
+        self.sp = self.sp.wrapping_add(bytes);
+    }
 }
 
 impl<M: Machine> Exec<'_, M> {
     /// The stack as it is.
     pub(super) fn stack(&mut self) -> Stack {
-        let width = if self.insn.mode == Mode::Long {
+        self.stack_of(self.insn.mode)
+    }
+
+    /// The stack as code of another mode has it.
+    pub(super) fn stack_of(&mut self, mode: Mode) -> Stack {
+        let width = if mode == Mode::Long {
             8
         } else if self.m.segment(SegReg::Ss).ar & ar::DB != 0 {
             4
@@ -51,23 +69,52 @@ impl<M: Machine> Exec<'_, M> {
         Stack {
             sp: self.m.gpr(Gpr::Rsp),
             width,
+            mode,
         }
     }
 
     /// Takes `size` bytes off the stack.
     pub(super) fn take(&mut self, stack: &mut Stack, size: u8) -> Result<u64, Stop> {
-        let offset = truncate(stack.sp, stack.width);
-        let linear = self.data_address(SegReg::Ss, offset, size, Access::Read)?;
-        let value = self.read(linear, size, Access::Read)?;
-        stack.sp = stack.sp.wrapping_add(u64::from(size));
+        let value = self.peek(*stack, 0, size, size)?;
+        stack.skip(1, size);
         Ok(value)
+    }
+
+    /// Takes a selector off the stack, in a slot of `size` bytes, of which the rest is not read.
+    pub(super) fn take_selector(&mut self, stack: &mut Stack, size: u8) -> Result<u16, Stop> {
+        let value = self.peek(*stack, 0, size, SELECTOR)?;
+        stack.skip(1, size);
+        Ok(value as u16)
+    }
+
+    /// Reads `len` bytes of the slot that comes after `slot` others, which have `size` bytes each.
+    pub(super) fn peek(
+        &mut self,
+        mut stack: Stack,
+        slot: u8,
+        size: u8,
+        len: u8,
+    ) -> Result<u64, Stop> {
+        stack.skip(slot, size);
+        let offset = truncate(stack.sp, stack.width);
+        let linear = self.data_address(SegReg::Ss, offset, len, Access::Read)?;
+        self.read(linear, len, Access::Read)
     }
 
     /// Makes room for `size` bytes, of which `written` will be written, and returns where.
     pub(super) fn room(&mut self, stack: &mut Stack, size: u8, written: u8) -> Result<u64, Stop> {
         stack.sp = stack.sp.wrapping_sub(u64::from(size));
         let offset = truncate(stack.sp, stack.width);
-        self.data_address(SegReg::Ss, offset, written, Access::Write)
+        let at = linear(
+            self.m,
+            stack.mode,
+            SegReg::Ss,
+            offset,
+            written.into(),
+            Access::Write,
+        )?;
+        self.check_alignment(at, written)?;
+        Ok(at)
     }
 
     /// Sets RSP.
@@ -128,7 +175,7 @@ impl<M: Machine> Exec<'_, M> {
             return Err(Stop::Unhandled);
         };
         let mut stack = self.stack();
-        let selector = self.take(&mut stack, self.insn.op_size)? as u16;
+        let selector = self.take_selector(&mut stack, self.insn.op_size)?;
         let loaded = self.check_segment(reg, selector)?;
         self.put_segment(reg, &loaded)?;
         // With the width of the old stack segment.
@@ -221,6 +268,7 @@ impl<M: Machine> Exec<'_, M> {
         let mut stack = self.stack();
         let frame = self.m.gpr(Gpr::Rbp);
         let to = self.room(&mut stack, size, size)?;
+        self.m.probe_write(to, size)?;
         let pushed = stack.sp;
         stack.sp = stack.sp.wrapping_sub(bytes);
         // The new top must be writable (SDM vol. 2, "ENTER").

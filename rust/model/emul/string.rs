@@ -47,10 +47,7 @@ impl<M: Machine> Exec<'_, M> {
                 break;
             }
         }
-        // Otherwise this is the same instruction going on, whose flags are not due yet.
-        if stepping {
-            self.set_status(status);
-        }
+        // The same instruction goes on: its flags are not due yet, not even where a single step shows them.
         Ok(Done::Repeat)
     }
 
@@ -94,8 +91,8 @@ impl<M: Machine> Exec<'_, M> {
         match self.insn.op {
             Op::Movs => {
                 let from = self.element(source, Access::Read)?;
-                let to = self.element(target, Access::Write)?;
                 let value = self.read(from, size, Access::Read)?;
+                let to = self.element(target, Access::Write)?;
                 self.write(to, size, value)?;
                 self.advance(source);
                 self.advance(target);
@@ -114,8 +111,8 @@ impl<M: Machine> Exec<'_, M> {
             Op::Cmps => {
                 // The second operand first, as the order of their faults shows.
                 let second = self.element(target, Access::Read)?;
-                let first = self.element(source, Access::Read)?;
                 let b = self.read(second, size, Access::Read)?;
+                let first = self.element(source, Access::Read)?;
                 let a = self.read(first, size, Access::Read)?;
                 self.advance(source);
                 self.advance(target);

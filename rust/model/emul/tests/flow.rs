@@ -321,3 +321,131 @@ fn flags_from_the_stack() {
     let pushed = u64::from_le_bytes(pc.ram(STACK - 8, 8).try_into().unwrap());
     assert_eq!(pushed, pc.rflags & !rflags::RF);
 }
+
+/// Puts a data descriptor with a 16-bit limit in place of [`READ_ONLY`]'s.
+fn limit_data(pc: &mut Pc, limit: u16, kind: u8, upper: u8) {
+    let at = 0x1000 + usize::from(READ_ONLY);
+    let [low, high] = limit.to_le_bytes();
+    pc.ram[at..at + 8].copy_from_slice(&[low, high, 0, 0, 0, kind, upper, 0]);
+}
+
+#[test]
+fn a_far_call_checks_the_offset_after_the_stack() {
+    let mut pc = machine(Mode::Protected32);
+    limit_data(&mut pc, 0xfff, 0x9a, 0x40);
+    // An offset beyond the limit, and no room on the stack, or a stack that cannot be written.
+    let call = [0x9a, 0, 0x10, 0, 0, READ_ONLY as u8, 0];
+    assert_eq!(pc.run(&call), fault(vector::GP, 0));
+    pc.read_only_from = STACK - 8;
+    let page_fault = Stop::Fault(Exception::page_fault(STACK - 4, pf::W));
+    assert_eq!(pc.run(&call), Err(page_fault));
+    pc.segments[SegReg::Ss.index()].limit = 0xfff;
+    assert_eq!(pc.run(&call), fault(vector::SS, 0));
+}
+
+#[test]
+fn a_far_call_to_another_mode_uses_that_modes_stack() {
+    // From 64-bit code to 32-bit code, whose stack segment has a base.
+    let mut pc = machine(Mode::Long);
+    limit_data(&mut pc, 0xffff, 0x9a, 0xcf);
+    pc.segments[SegReg::Ss.index()].base = 0x100;
+    point(&mut pc, 0x1234, READ_ONLY);
+    assert_eq!(pc.run(&[0xff, 0x1f]), RETIRED);
+    assert_eq!((pc.rip, pc.gpr[4]), (0x1234, STACK - 8));
+    assert_eq!(pc.ram(STACK + 0x100 - 4, 2), [CODE as u8, 0]);
+}
+
+#[test]
+fn returns_read_the_selector_first_and_no_more_than_it() {
+    let mut pc = machine(Mode::Protected32);
+    push_all(&mut pc, 4, &[0x1234, CODE.into(), 0x202]);
+    // The selector's slot ends beyond the limit, the selector does not.
+    pc.segments[SegReg::Ss.index()].limit = STACK as u32 + 5;
+    assert_eq!(pc.run(&[0xcb]), RETIRED);
+    assert_eq!(pc.rip, 0x1234);
+    // The same with POP.
+    pc.gpr[4] = STACK;
+    push_all(&mut pc, 4, &[DATA.into()]);
+    pc.segments[SegReg::Ss.index()].limit = STACK as u32 + 1;
+    assert_eq!(pc.run(&[0x1f]), RETIRED);
+    assert_eq!(pc.gpr[4], STACK + 4);
+    // A misaligned frame that has no end is a fault of the stack: RFLAGS comes before the others.
+    let mut pc = machine(Mode::Protected32).with(Gpr::Rsp, STACK + 1);
+    (pc.cpl, pc.cr0) = (3, pc.cr0 | cr0::AM);
+    pc.rflags |= rflags::AC;
+    pc.segments[SegReg::Ss.index()].limit = STACK as u32 + 10;
+    assert_eq!(pc.run(&[0xcf]), fault(vector::SS, 0));
+}
+
+#[test]
+fn a_return_checks_the_offset_last_and_cuts_it() {
+    // The stack segment's fault comes before that of the offset.
+    let mut pc = machine(Mode::Long);
+    push_all(
+        &mut pc,
+        8,
+        &[1 << 50, CODE.into(), 0x202, STACK, READ_ONLY.into()],
+    );
+    assert_eq!(pc.run(&[0x48, 0xcf]), fault(vector::GP, READ_ONLY));
+    push_all(
+        &mut pc,
+        8,
+        &[1 << 50, CODE.into(), 0x202, STACK, DATA.into()],
+    );
+    assert_eq!(pc.run(&[0x48, 0xcf]), fault(vector::GP, 0));
+    // 32-bit code has 32 bits of it.
+    limit_data(&mut pc, 0xffff, 0x9a, 0xcf);
+    push_all(&mut pc, 8, &[1 << 50 | 0x1234, READ_ONLY.into()]);
+    assert_eq!(pc.run(&[0x48, 0xcb]), RETIRED);
+    assert_eq!(pc.rip, 0x1234);
+    // A bad selector is found before the stack pointer is read.
+    let mut pc = machine(Mode::Long).with(Gpr::Rsp, RAM + RAM_LEN as u64 - 24);
+    let at = RAM_LEN - 24;
+    pc.ram[at..].fill(0);
+    assert_eq!(pc.run(&[0x48, 0xcf]), fault(vector::GP, 0));
+}
+
+#[test]
+fn a_short_iret_clears_rf() {
+    let mut pc = machine(Mode::Protected32);
+    pc.rflags |= rflags::RF;
+    push_all(&mut pc, 2, &[0x1234, CODE.into(), 2]);
+    assert_eq!(pc.run(&[0x66, 0xcf]), RETIRED);
+    assert_eq!(pc.rflags & rflags::RF, 0);
+}
+
+#[test]
+fn a_far_pointer_is_two_accesses() {
+    let mut pc = machine(Mode::Protected16).with(Gpr::Rbx, 0xfffe);
+    // Offset at the end of the segment, selector at its start.
+    pc.segments[SegReg::Ds.index()].base = RAM;
+    pc.ram[0xfffe..].copy_from_slice(&[0x34, 0x12]);
+    pc.ram[..2].copy_from_slice(&DATA.to_le_bytes());
+    assert_eq!(pc.run(&[0xc4, 0x07]), RETIRED);
+    assert_eq!(pc.gpr[0], 0x1234);
+    assert_eq!(pc.segments[SegReg::Es.index()].selector, DATA);
+}
+
+#[test]
+fn bound_looks_at_the_upper_limit_last() {
+    // Below the lower limit, which is the last value in memory.
+    let mut pc = machine(Mode::Protected32).with(Gpr::Rdi, RAM + RAM_LEN as u64 - 4);
+    pc.ram[RAM_LEN - 4..].copy_from_slice(&1u32.to_le_bytes());
+    let out_of_range = Err(Stop::Fault(Exception::new(vector::BR)));
+    assert_eq!(pc.run(&[0x62, 0x07]), out_of_range);
+}
+
+#[test]
+fn an_outer_return_leaves_null_selectors_without_level() {
+    let mut pc = machine(Mode::Protected32);
+    let none = Segment {
+        selector: 2,
+        ar: ar::UNUSABLE,
+        ..Segment::default()
+    };
+    pc.segments[SegReg::Fs.index()] = none;
+    let frame = [0x1234, USER_CODE.into(), STACK, USER_DATA.into()];
+    push_all(&mut pc, 4, &frame);
+    assert_eq!(pc.run(&[0xcb]), RETIRED);
+    assert_eq!(pc.segments[SegReg::Fs.index()].selector, 0);
+}

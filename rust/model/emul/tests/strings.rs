@@ -61,6 +61,33 @@ fn a_single_step_is_one_iteration() {
 }
 
 #[test]
+fn a_single_step_shows_no_flags_before_the_end() {
+    let mut pc = pc(RAM, RAM + 0x100, 2);
+    let before = pc.rflags | rflags::TF | rflags::STATUS;
+    pc.rflags = before;
+    pc.ram[0] = 1;
+    pc.ram[0x100] = 1;
+    assert_eq!(pc.run(&[0xf3, 0xa6]), Ok(Done::Repeat));
+    assert_eq!(pc.rflags, before);
+    assert_eq!(pc.again(), Ok(Done::Retired));
+    assert_eq!(pc.rflags & rflags::STATUS, rflags::ZF | rflags::PF);
+}
+
+#[test]
+fn each_operand_is_checked_when_its_turn_comes() {
+    // A source beyond its segment, and a target that is not there: CMPS looks at the target first, MOVS last.
+    let mut pc = pc(0x10, 0, 1);
+    pc.mode = Mode::Protected32;
+    pc.segments[SegReg::Ds.index()].limit = 0xf;
+    let absent = Stop::Fault(Exception::page_fault(0, 0));
+    assert_eq!(pc.run(&[0xa6]), Err(absent));
+    assert_eq!(pc.run(&[0xa4]), Err(Stop::Fault(Exception::gp(0))));
+    pc.gpr[Gpr::Rsi.index()] = 0;
+    pc.segments[SegReg::Es.index()].ar &= !ar::WRITABLE;
+    assert_eq!(pc.run(&[0xa4]), Err(absent));
+}
+
+#[test]
 fn a_fault_keeps_the_iterations_before_it() {
     let mut pc = pc(RAM, RAM + 0xfff, 4);
     pc.ram[..4].copy_from_slice(b"wxyz");

@@ -23,6 +23,7 @@ groups!(
     exit_mmio,
     exit_mmio_edges,
     exit_emul,
+    exit_emul_lock,
     exit_cpuid,
     exit_msr,
     exit_cr,
