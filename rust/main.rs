@@ -81,7 +81,7 @@ module! {
         },
         tpr_shadow: u8 {
             default: 1,
-            description: "Let the CPU handle CR8, where it can (VMX)",
+            description: "Let the CPU handle CR8, where it can",
         },
         nrips: u8 {
             default: 1,

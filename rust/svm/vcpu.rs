@@ -61,7 +61,8 @@ use crate::{
             vector,
             Gpr, //
         }, //
-    }, //
+    },
+    module_parameters, //
 };
 
 mod nmi;
@@ -82,7 +83,7 @@ pub(crate) struct SvmVcpu {
     svm: &'static Svm,
     state: Pin<KBox<Loaded<SvmState>>>,
     vmcb: VmcbPage,
-    /// The local APIC is in the kernel.
+    /// The local APIC is in the kernel, and the processor keeps its task priority for CR8.
     has_apic: bool,
     /// CR0, CR4 and EFER as the guest wrote them last.
     cr0: u64,
@@ -102,6 +103,7 @@ impl SvmVcpu {
     /// nested page tables.
     pub(crate) fn new(svm: &'static Svm, root: Hpa, has_apic: bool) -> Result<Self> {
         let features = &svm.features;
+        let has_apic = has_apic && module_parameters::tpr_shadow.value() != 0;
         let mut vmcb = VmcbPage::new(features)?;
         let control = &mut vmcb.vmcb_mut().control;
         control.n_cr3 = root.raw();
@@ -115,7 +117,7 @@ impl SvmVcpu {
         }
         let mut intercepts = Intercepts::from_words(control.intercepts);
         if !has_apic {
-            // The VMM's APIC has the task priority.
+            // The processor does not have the task priority.
             intercepts.set(Intercept::cr_read(8));
             intercepts.set(Intercept::cr_write(8));
         }
