@@ -69,7 +69,7 @@ module! {
         },
         x2apic_registers: u8 {
             default: 1,
-            description: "Let the CPU virtualise the x2APIC's registers, where it can and apic_registers is on (VMX)",
+            description: "Let the CPU virtualise the x2APIC's registers, where it can and virtual_interrupts is on (VMX)",
         },
         preemption_timer: u8 {
             default: 1,
@@ -81,7 +81,7 @@ module! {
         },
         tpr_shadow: u8 {
             default: 1,
-            description: "Let the CPU handle CR8, where it can (VMX)",
+            description: "Let the CPU handle CR8, where it can",
         },
         nrips: u8 {
             default: 1,

@@ -238,6 +238,9 @@ impl FileOperations for Vm {
         this.check_process()?;
         match cmd {
             uapi::CREATE_VCPU => return Self::create_vcpu(this, arg),
+            uapi::CHECK_EXTENSION if arg == uapi::KVM_CAP_X2APIC_API as usize => {
+                return Ok(this.interrupts.apic_api_flags() as isize);
+            }
             uapi::CHECK_EXTENSION => return caps::check_extension(arg),
             uapi::GET_TSC_KHZ => return Ok(this.tsc_khz as isize),
             uapi::SET_USER_MEMORY_REGION => {

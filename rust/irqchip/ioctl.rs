@@ -8,7 +8,11 @@ use kernel::{
 };
 
 use super::{
-    lines::APIC_API_FLAGS,
+    lines::{
+        APIC_API_FLAGS,
+        SUPPRESS_EOI,
+        SUPPRESS_EOI_CHOICE, //
+    },
     source,
     Interrupts,
     Kind,
@@ -105,10 +109,21 @@ impl Interrupts {
         Ok(())
     }
 
+    /// Returns the flags of `KVM_CAP_X2APIC_API` that this VM may set: its I/O APIC must have an EOI register
+    /// for EOI broadcasts to be suppressed, and that of the kernel has none.
+    pub(crate) fn apic_api_flags(&self) -> u32 {
+        if self.has_apics() && !self.has_chips() {
+            APIC_API_FLAGS
+        } else {
+            APIC_API_FLAGS & !SUPPRESS_EOI
+        }
+    }
+
     /// `KVM_CAP_X2APIC_API`.
     pub(crate) fn set_apic_api(&self, flags: u64) -> Result {
         let flags = u32::try_from(flags).map_err(|_| EINVAL)?;
-        if flags & !APIC_API_FLAGS != 0 {
+        let both = flags & SUPPRESS_EOI_CHOICE == SUPPRESS_EOI_CHOICE;
+        if flags & !self.apic_api_flags() != 0 || both {
             return Err(EINVAL);
         }
         self.lines.set_apic_api(flags);

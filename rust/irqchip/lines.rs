@@ -66,8 +66,14 @@ pub(crate) mod source {
 const WIDE_IDS: u32 = 1 << 0;
 /// `KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK`: destination 0xff is not the broadcast of x2APICs.
 const NO_BROADCAST_QUIRK: u32 = 1 << 1;
+/// `KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST`: guests may suppress EOI broadcasts.
+pub(super) const SUPPRESS_EOI: u32 = 1 << 2;
+/// `KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST`: they may not.
+const NO_SUPPRESS_EOI: u32 = 1 << 3;
+/// Both, of which one may be set.
+pub(super) const SUPPRESS_EOI_CHOICE: u32 = SUPPRESS_EOI | NO_SUPPRESS_EOI;
 /// Flags of `KVM_CAP_X2APIC_API` that there are.
-pub(crate) const APIC_API_FLAGS: u32 = WIDE_IDS | NO_BROADCAST_QUIRK;
+pub(crate) const APIC_API_FLAGS: u32 = WIDE_IDS | NO_BROADCAST_QUIRK | SUPPRESS_EOI_CHOICE;
 
 /// Targets that one GSI leads to, at most: an input of each controller.
 const MAX_TARGETS: usize = 3;
@@ -149,10 +155,23 @@ impl Lines {
         }
     }
 
-    /// Sets how the VMM wants APIC IDs: flags of `KVM_CAP_X2APIC_API`.
+    /// Sets how the VMM wants local APICs: flags of `KVM_CAP_X2APIC_API`.
     pub(super) fn set_apic_api(&self, flags: u32) {
-        let old = self.apic_api.load(Relaxed);
-        self.apic_api.store(old | flags, Relaxed);
+        let mut kept = self.apic_api.load(Relaxed);
+        if flags & SUPPRESS_EOI_CHOICE != 0 {
+            kept &= !SUPPRESS_EOI_CHOICE;
+        }
+        self.apic_api.store(kept | flags, Relaxed);
+    }
+
+    /// Returns whether guests are told that they may suppress EOI broadcasts, and whether they may.
+    ///
+    /// Without a choice of the VMM's these differ with a split irqchip, as they do in KVM.
+    pub(crate) fn eoi_suppression(&self) -> (bool, bool) {
+        match self.apic_api.load(Relaxed) & SUPPRESS_EOI_CHOICE {
+            0 => (self.chips.as_ref().is_none(), false),
+            choice => (choice == SUPPRESS_EOI, choice == SUPPRESS_EOI),
+        }
     }
 
     /// Whether APIC IDs are 32 bits wide for the VMM.

@@ -64,6 +64,7 @@ use crate::{
             Gpr, //
         }, //
     },
+    module_parameters,
     vcpu::table::VcpuShared, //
 };
 
@@ -85,7 +86,7 @@ pub(crate) struct SvmVcpu {
     svm: &'static Svm,
     state: Pin<KBox<Loaded<SvmState>>>,
     vmcb: VmcbPage,
-    /// The local APIC is in the kernel.
+    /// The local APIC is in the kernel, and the processor keeps its task priority for CR8.
     has_apic: bool,
     /// CR0, CR4 and EFER as the guest wrote them last.
     cr0: u64,
@@ -110,6 +111,7 @@ impl SvmVcpu {
         shared: Arc<VcpuShared>,
     ) -> Result<Self> {
         let features = &svm.features;
+        let has_apic = has_apic && module_parameters::tpr_shadow.value() != 0;
         let mut vmcb = VmcbPage::new(features)?;
         let control = &mut vmcb.vmcb_mut().control;
         control.n_cr3 = root.raw();
@@ -123,7 +125,7 @@ impl SvmVcpu {
         }
         let mut intercepts = Intercepts::from_words(control.intercepts);
         if !has_apic {
-            // The VMM's APIC has the task priority.
+            // The processor does not have the task priority.
             intercepts.set(Intercept::cr_read(8));
             intercepts.set(Intercept::cr_write(8));
         }

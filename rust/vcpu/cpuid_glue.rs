@@ -90,8 +90,12 @@ impl State {
         self.refresh_cpuid();
         self.backend.set_cpuid(&self.guest);
         if let Some(lapic) = &mut self.lapic {
+            let x2apic = self.guest.has(Feature::X2APIC);
+            let (directed_eoi, suppress_eoi) = self.vm.interrupts().lines().eoi_suppression();
             let config = apic::Config {
-                x2apic: self.guest.has(Feature::X2APIC),
+                x2apic,
+                directed_eoi: directed_eoi && x2apic,
+                suppress_eoi,
                 tsc_deadline: self.guest.has(Feature::TSC_DEADLINE),
                 phys_bits: self.guest.phys_bits,
                 ..*lapic.config()

@@ -153,7 +153,7 @@ impl State {
                     .map_err(|_| MsrError::Gp);
             }
             Place::TscDeadline => {
-                if let Some(lapic) = &mut self.lapic {
+                if let Some(lapic) = self.lapic_mut() {
                     let timer = lapic.write_tsc_deadline(value, &clock);
                     self.arm(timer);
                 }

@@ -93,7 +93,7 @@ impl Vmx {
         x2apic_msr_bitmap
             .bytes_mut()
             .copy_from_slice(&*msr_bitmap.bytes_mut());
-        for (index, access) in msr_model::virtual_x2apic(controls.features.virtual_interrupts) {
+        for (index, access) in msr_model::virtual_x2apic() {
             msr_model::allow(x2apic_msr_bitmap.bytes_mut(), index, access);
         }
         let (mut io_bitmap_a, mut io_bitmap_b) = (HostPage::new()?, HostPage::new()?);

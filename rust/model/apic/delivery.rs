@@ -128,7 +128,8 @@ impl Lapic {
         if trigger.is_level() {
             self.clear_remote_irr(vector);
         }
-        let suppressed = self.regs.get(Reg::SVR) & SVR_SUPPRESS_BROADCAST != 0;
+        let suppressed =
+            self.config.suppress_eoi && self.regs.get(Reg::SVR) & SVR_SUPPRESS_BROADCAST != 0;
         let broadcast = trigger.is_level() && !suppressed;
         Eoi {
             vector,

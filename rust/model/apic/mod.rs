@@ -59,8 +59,10 @@ pub struct Config {
     pub tsc_deadline: bool,
     /// There is an LVT entry for corrected machine checks (`MCG_CMCI_P`).
     pub cmci: bool,
-    /// The I/O APIC has an EOI register, so the guest may suppress EOI broadcasts.
+    /// The version register says that the guest may suppress EOI broadcasts by a bit of SVR.
     pub directed_eoi: bool,
+    /// That bit is obeyed. KVM does not, unless the VMM has chosen.
+    pub suppress_eoi: bool,
     /// The guest's physical-address width in bits, 32 to 52.
     pub phys_bits: u8,
     /// LINT0 of the bootstrap processor starts unmasked in ExtINT mode, as firmware would leave it
@@ -84,6 +86,7 @@ impl Config {
             tsc_deadline: true,
             cmci: false,
             directed_eoi: false,
+            suppress_eoi: false,
             phys_bits: DEFAULT_PHYS_BITS,
             lint0_extint: true,
             wide_ids: false,
@@ -203,6 +206,8 @@ impl Lapic {
             self.regs
                 .set(Reg::LVT_CMCI, if config.cmci { LVT_MASKED } else { 0 });
         }
+        // It follows from the configuration.
+        self.regs.mark(Reg::VERSION.number() as u8);
         self.config = Config {
             apic_id: self.config.apic_id,
             ..config

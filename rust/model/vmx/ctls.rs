@@ -55,7 +55,7 @@ pub struct Options {
     pub apic_registers: bool,
     /// Let the processor deliver virtual interrupts; needs the virtualised registers.
     pub virtual_interrupts: bool,
-    /// Virtualise the x2APIC's MSRs; needs the virtualised registers.
+    /// Virtualise the x2APIC's MSRs; needs the delivery of virtual interrupts.
     pub x2apic: bool,
     /// Use the VMX-preemption timer.
     pub preemption_timer: bool,
@@ -210,11 +210,8 @@ pub enum ApicMode {
         /// The processor delivers the APIC's interrupts, where it can.
         delivers: bool,
     },
-    /// By MSRs.
-    X2Apic {
-        /// As with [`ApicMode::XApic`].
-        delivers: bool,
-    },
+    /// By MSRs, with the processor delivering the APIC's interrupts.
+    X2Apic,
 }
 
 impl Controls {
@@ -237,8 +234,7 @@ impl Controls {
                     let delivery = if delivers { delivery } else { 0 };
                     secondary::VIRTUALIZE_APIC_ACCESSES | registers | delivery
                 }
-                ApicMode::X2Apic { delivers } if features.x2apic => {
-                    let delivery = if delivers { delivery } else { 0 };
+                ApicMode::X2Apic if features.x2apic => {
                     secondary::VIRTUALIZE_X2APIC | registers | delivery
                 }
                 _ => 0,
@@ -404,8 +400,10 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
     let virtual_interrupts = apic_registers
         && options.virtual_interrupts
         && secondary.may_set(secondary::VIRTUAL_INTERRUPT_DELIVERY);
+    // Without the delivery of interrupts EOI and self-IPI exit all the same, and to keep the page up to date
+    // costs more than the reads that it saves.
     let x2apic =
-        apic_registers && options.x2apic && secondary.may_set(secondary::VIRTUALIZE_X2APIC);
+        virtual_interrupts && options.x2apic && secondary.may_set(secondary::VIRTUALIZE_X2APIC);
 
     let preemption_timer = (options.preemption_timer && msrs.pin().may_set(pin::PREEMPTION_TIMER))
         .then_some((msrs.misc & misc::PREEMPTION_TIMER_SHIFT_MASK) as u32);

@@ -403,15 +403,10 @@ impl BackendVcpu for VmxVcpu {
             _ if !self.virtualizes_apic() => return ApicHelp::None,
             Mode::Xapic if delivers => (ApicMode::XApic { delivers }, ApicHelp::Interrupts),
             Mode::Xapic => (ApicMode::XApic { delivers }, ApicHelp::Registers),
-            // The bitmap lets the guest complete interrupts where the processor is to deliver them.
-            Mode::X2apic if !features.x2apic || delivers != features.virtual_interrupts => {
-                (ApicMode::Disabled, ApicHelp::None)
-            }
-            Mode::X2apic if delivers => (ApicMode::X2Apic { delivers }, ApicHelp::Interrupts),
-            Mode::X2apic => (ApicMode::X2Apic { delivers }, ApicHelp::Registers),
-            Mode::Disabled => (ApicMode::Disabled, ApicHelp::None),
+            Mode::X2apic if delivers && features.x2apic => (ApicMode::X2Apic, ApicHelp::Interrupts),
+            Mode::X2apic | Mode::Disabled => (ApicMode::Disabled, ApicHelp::None),
         };
-        let bitmap = if matches!(mode, ApicMode::X2Apic { .. }) {
+        let bitmap = if mode == ApicMode::X2Apic {
             &vmx.x2apic_msr_bitmap
         } else {
             &vmx.msr_bitmap

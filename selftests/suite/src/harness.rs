@@ -54,6 +54,9 @@ pub struct Env {
     pub device: String,
     /// Multiplies the number of rounds of the long tests.
     pub scale: f64,
+    /// Have the guest touch its memory before a test begins, so that no interrupt's delivery finds a page
+    /// that is not mapped: Bochs 2.7 reports a wrong vector when it was to deliver a virtual interrupt.
+    pub touch: bool,
 }
 
 static ENV: OnceLock<Env> = OnceLock::new();
@@ -66,6 +69,11 @@ pub fn set_env(env: Env) {
 /// What the command line said.
 pub fn env() -> &'static Env {
     ENV.get().expect("the environment is set before tests run")
+}
+
+/// Whether guests touch their memory first; benchmarks have no environment.
+pub fn touches_memory() -> bool {
+    ENV.get().is_some_and(|env| env.touch)
 }
 
 impl Env {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use kvm_bindings as kb;
 
 use crate::guest::*;
-use crate::harness::{env, fail, Outcome};
+use crate::harness::{env, fail, touches_memory, Outcome};
 use crate::host::Mapping;
 use crate::kvm::{self, Exit, System, Vcpu, Vm};
 
@@ -119,13 +119,26 @@ impl Setup {
         let mut machine = Machine { vcpu, vm, sys, mem };
         machine.mem.write(CODE, code);
         match self.mode {
-            Mode::Long => machine.enter_long()?,
+            Mode::Long => {
+                machine.enter_long()?;
+                if (self.irqchip || self.split.is_some()) && touches_memory() {
+                    machine.touch_memory()?;
+                }
+            }
             Mode::Flat32 => machine.enter_flat32()?,
             Mode::Real => machine.enter_real()?,
         }
         Ok(machine)
     }
 }
+
+guest!(touch_pages:
+    "mov ebx, 0x1000",
+    "2: or byte ptr [rbx], 0",
+    "add ebx, 0x1000",
+    "cmp ebx, 0x40000", "jb 2b",
+    "out DONE, al",
+);
 
 /// A machine with one vCPU.
 pub struct Machine {
@@ -208,6 +221,15 @@ impl Machine {
         sregs.cr4 = CR4_PAE | CR4_SSE;
         sregs.efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
         self.vcpu.set_sregs(&sregs)?;
+        self.start(CODE, STACK)
+    }
+
+    /// Runs code that writes to each page that the tests use.
+    fn touch_memory(&mut self) -> Result<(), Outcome> {
+        self.mem.write(FREE, touch_pages());
+        self.start(FREE, STACK)?;
+        self.run_done()?;
+        self.mem.write(FREE, &vec![0; touch_pages().len()]);
         self.start(CODE, STACK)
     }
 

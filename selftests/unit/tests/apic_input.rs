@@ -61,6 +61,7 @@ fn config() -> impl Strategy<Value = Config> {
                     tsc_deadline,
                     cmci,
                     directed_eoi,
+                    suppress_eoi: directed_eoi,
                     phys_bits,
                     lint0_extint,
                     wide_ids,

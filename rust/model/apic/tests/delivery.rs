@@ -141,6 +141,7 @@ fn illegal_vectors_are_refused_and_recorded() {
 fn level_interrupts_are_broadcast_unless_suppressed() {
     let mut lapic = Lapic::new(Config {
         directed_eoi: true,
+        suppress_eoi: true,
         ..Config::new(0, true)
     });
     let _ = write(&mut lapic, 0xf0, 0x1ff);

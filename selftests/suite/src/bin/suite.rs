@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Runs the tests: `vireo-suite [--device NODE] [--list] [--quick] [--scale X] [FILTER...]`.
+//! Runs the tests: `vireo-suite [--device NODE] [--list] [--quick] [--scale X] [--touch] [FILTER...]`.
 
 use std::process::ExitCode;
 
 use vireo_suite::harness::{run_all, set_env, Env};
 use vireo_suite::tests;
 
-const USAGE: &str = "usage: vireo-suite [--device NODE] [--list] [--quick] [--scale X] [FILTER...]
+const USAGE: &str = "usage: vireo-suite [--device NODE] [--list] [--quick] [--scale X] [--touch] [FILTER...]
   --device NODE  the device to test (default /dev/vireo; /dev/kvm is real KVM)
   --list         print the names of the tests
   --quick        a tenth of the rounds of the long tests
   --scale X      X times the rounds of the long tests
+  --touch        have each guest touch its memory first
   FILTER         run the tests whose name contains one of the filters";
 
 fn main() -> ExitCode {
     let mut env = Env {
         device: "/dev/vireo".into(),
         scale: 1.0,
+        touch: false,
     };
     let (mut list, mut filters) = (false, Vec::new());
     let mut args = std::env::args().skip(1);
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         match arg.as_str() {
             "--list" => list = true,
             "--quick" => env.scale = 0.1,
+            "--touch" => env.touch = true,
             "--device" => match args.next() {
                 Some(node) => env.device = node,
                 None => return usage(),

@@ -20,6 +20,7 @@ tests!(
     irq_split_window,
     irq_boot_cpu,
     irq_x2apic_api,
+    irq_split_eoi_suppressed,
 );
 
 guest!(route_wait:
@@ -235,6 +236,46 @@ fn irq_split_eoi() -> TestResult {
         settle(&mut m)?;
     }
     check_eq!((m.irq_count(0x51), m.irq_count(0x52)), (5, 5));
+    Ok(())
+}
+
+guest!(suppressing_wait:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x11ff",
+    "mov ebx, [rbp + 0xf0]",
+    "mov esi, [rbp + 0x30]",
+    "sti",
+    "2: out SYNC, al",
+    "jmp 2b",
+);
+
+/// Who may suppress EOI broadcasts, and whether that is obeyed, is the VMM's choice.
+fn irq_split_eoi_suppressed() -> TestResult {
+    const ENABLE: u64 = 4;
+    const DISABLE: u64 = 8;
+    for (flags, offered, exits) in [(0, true, true), (ENABLE, true, false), (DISABLE, false, true)] {
+        let mut m = split(suppressing_wait())?;
+        if u64::from(m.vm.check(kb::KVM_CAP_X2APIC_API) as u32) & (ENABLE | DISABLE) == 0 {
+            return skip("an older KVM");
+        }
+        check_errno!(m.vm.enable_cap(kb::KVM_CAP_X2APIC_API, ENABLE | DISABLE), libc::EINVAL);
+        m.vm.enable_cap(kb::KVM_CAP_X2APIC_API, flags)?;
+        m.vcpu.set_cpuid(m.sys.supported_cpuid()?.entries())?;
+        m.run_sync()?;
+        let regs = m.vcpu.regs()?;
+        check_eq!((regs.rsi >> 24 & 1 != 0, regs.rbx >> 12 & 1 != 0), (offered, offered), "{flags}");
+        m.vm.set_routes(&[msi_route(3, 0xc051)])?;
+        settle(&mut m)?;
+        m.vm.irq_line(3, 1)?;
+        if exits {
+            check_eq!(m.run()?, Exit::Other(kb::KVM_EXIT_IOAPIC_EOI), "{flags}");
+        }
+        settle(&mut m)?;
+        check_eq!(m.irq_count(0x51), 1);
+    }
+    let full = machine()?;
+    check_eq!(full.vm.check(kb::KVM_CAP_X2APIC_API) as u64 & ENABLE, 0);
+    check_errno!(full.vm.enable_cap(kb::KVM_CAP_X2APIC_API, ENABLE), libc::EINVAL);
     Ok(())
 }
 
