@@ -8,7 +8,10 @@
 
 use kernel::{
     prelude::*,
-    sync::SetOnce, //
+    sync::{
+        Arc,
+        SetOnce, //
+    }, //
 };
 
 use crate::{
@@ -19,7 +22,8 @@ use crate::{
             IrqOff, //
         },
         global::GlobalOwner,
-        page::ApicPage, //
+        page::ApicPage,
+        sched, //
     },
     model::{
         addr::Hpa,
@@ -45,12 +49,16 @@ use crate::{
         Svm,
         SvmVcpu, //
     },
+    vcpu::table::VcpuShared,
     vmx::{
         self,
         Vmx,
         VmxVcpu, //
     }, //
 };
+
+/// What follows the thread of a vCPU, on whose behalf its siblings look where it is.
+pub(crate) type Loaded<T> = sched::Loaded<T, VcpuShared>;
 
 /// A register that a backend holds, other than segments and MSRs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,8 +160,6 @@ pub(crate) struct EmulationContext {
     pub(crate) efer: u64,
     /// The linear address of the access that led to the exit, where the processor tells it.
     pub(crate) linear: Option<u64>,
-    /// The code at RIP, where the processor tells it.
-    pub(crate) code: CodeBytes,
 }
 
 /// The first bytes of an instruction.
@@ -269,8 +275,16 @@ operations! {
     /// Returns whether the guest is being single-stepped.
     fn retire(&mut self, rip: u64, rsp: u64, rflags: u64) -> bool;
 
+    /// Ends an emulated instruction of 64-bit code that has changed neither RSP nor RFLAGS: moves RIP on by
+    /// `length` bytes, clears RFLAGS.RF, and ends the shadow of STI and MOV SS. Returns whether the guest is being
+    /// single-stepped.
+    fn retire_move(&mut self, length: u8) -> bool;
+
     /// Returns what the instruction emulator begins with.
     fn emulation_context(&mut self) -> EmulationContext;
+
+    /// Returns the code at RIP, where the processor tells it.
+    fn fetched_code(&mut self) -> CodeBytes;
 
     /// Returns the page of the local APIC's registers, where the processor virtualises accesses to it.
     fn apic_page(&mut self) -> Option<&mut ApicPage>;
@@ -374,11 +388,18 @@ impl Hardware {
     /// Makes a vCPU.
     ///
     /// `root` is the root of the VM's nested page tables, `index` the number of the VM's vCPUs so far, and
-    /// `apic` the page that is mapped at the local APIC's address, if the APIC is in the kernel.
-    pub(crate) fn vcpu(&self, root: Hpa, index: usize, apic: Option<Hpa>) -> Result<AnyVcpu> {
+    /// `apic` the page that is mapped at the local APIC's address, if the APIC is in the kernel; `shared` is told
+    /// where the vCPU's thread is.
+    pub(crate) fn vcpu(
+        &self,
+        root: Hpa,
+        index: usize,
+        apic: Option<Hpa>,
+        shared: Arc<VcpuShared>,
+    ) -> Result<AnyVcpu> {
         match self {
-            Self::Vmx(vmx) => VmxVcpu::new(vmx, root, index, apic).map(AnyVcpu::Vmx),
-            Self::Svm(svm) => SvmVcpu::new(svm, root, apic.is_some()).map(AnyVcpu::Svm),
+            Self::Vmx(vmx) => VmxVcpu::new(vmx, root, index, apic, shared).map(AnyVcpu::Vmx),
+            Self::Svm(svm) => SvmVcpu::new(svm, root, apic.is_some(), shared).map(AnyVcpu::Svm),
         }
     }
 }

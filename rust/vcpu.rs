@@ -35,6 +35,7 @@ use crate::{
             self,
             CpuidEntry, //
         },
+        emul::plain::Load,
         event::{
             Events,
             MpState, //
@@ -53,6 +54,7 @@ mod cpuid_glue;
 mod inject;
 mod msr_glue;
 pub(crate) mod paravirt;
+mod presence;
 mod regs;
 mod reset;
 mod run;
@@ -82,6 +84,8 @@ pub(crate) enum Pending {
     In(u8),
     /// OUT: go on behind the instruction.
     Out,
+    /// A plain move from device memory: put the VMM's answer into its register and go on behind it.
+    Load(Load),
     /// Instruction emulation: it goes on by itself ([`crate::exit::emulate`]).
     Emulation,
 }
@@ -153,7 +157,8 @@ impl Vcpu {
         let (tsc_offset, paravirt) = paravirt::Paravirt::new(&vm);
         let memory = vm.memory();
         let apic_page = in_kernel.then(|| memory.apic_page());
-        let backend = hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page)?;
+        let backend =
+            hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page, shared.clone())?;
         let mut state = KBox::new(
             State {
                 hardware,
@@ -217,6 +222,21 @@ impl Vcpu {
     }
 }
 
+impl State {
+    /// `KVM_ENABLE_CAP`.
+    fn enable_cap(&mut self, cap: &uapi::kvm_enable_cap) -> Result {
+        let [first, ..] = cap.args;
+        match cap.cap {
+            _ if cap.flags != 0 => Err(EINVAL),
+            uapi::KVM_CAP_ENFORCE_PV_FEATURE_CPUID => {
+                self.enforce_paravirt(first != 0);
+                Ok(())
+            }
+            _ => Err(EINVAL),
+        }
+    }
+}
+
 impl FileOperations for Vcpu {
     const NAME: &'static CStr = c"kvm-vcpu";
 
@@ -258,6 +278,7 @@ impl FileOperations for Vcpu {
                 let cap: u64 = uapi::get(arg)?;
                 state.msrs.setup_mce(cap)?;
             }
+            uapi::ENABLE_CAP => state.enable_cap(&uapi::get(arg)?)?,
             uapi::KVMCLOCK_CTRL => state.guest_was_stopped()?,
             uapi::GET_TSC_KHZ => return Ok(state.vm.tsc_khz() as isize),
             // Only the host's frequency can be had; 0 asks for it, too.

@@ -119,6 +119,7 @@ impl State {
             }
             Inject::AckInterrupt => {
                 let vector = self.acknowledge();
+                self.offer_eoi();
                 interrupt_window |= self.waiting_interrupt() || self.waiting_extint();
                 vector.map(Event::interrupt)
             }

@@ -2,7 +2,10 @@
 
 //! A vCPU on VMX: entry and exit, and the guest state that the VMCS holds.
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 use super::{
     setup::Vmx,
@@ -12,7 +15,8 @@ use super::{
 use crate::{
     backend::{
         Entry,
-        Left, //
+        Left,
+        Loaded, //
     },
     bindings as b,
     host::{
@@ -23,8 +27,7 @@ use crate::{
         page::{
             ApicPage,
             HostPage, //
-        },
-        sched::Loaded, //
+        }, //
     },
     model::{
         addr::Hpa,
@@ -53,7 +56,8 @@ use crate::{
             rflags,
             vector, //
         }, //
-    }, //
+    },
+    vcpu::table::VcpuShared, //
 };
 
 mod operations;
@@ -136,12 +140,14 @@ impl VmxVcpu {
     /// Makes a vCPU whose VMCS has its controls and host state set and no guest state yet.
     ///
     /// `root` is the root of the VM's EPT tables, `index` a number that no other vCPU of the VM has, `apic`
-    /// the page that is mapped at the local APIC's address, if the APIC is in the kernel.
+    /// the page that is mapped at the local APIC's address, if the APIC is in the kernel; `shared` is told where
+    /// the vCPU's thread is.
     pub(crate) fn new(
         vmx: &'static Vmx,
         root: Hpa,
         index: usize,
         apic: Option<Hpa>,
+        shared: Arc<VcpuShared>,
     ) -> Result<Self> {
         let has_apic = apic.is_some();
         let eptp = ept::eptp(root, vmx.ept());
@@ -154,7 +160,7 @@ impl VmxVcpu {
             let irq = IrqOff::new();
             VmxState::new(vmx, page, &irq)?
         };
-        let state = KBox::pin_init(Loaded::new(state), GFP_KERNEL)?;
+        let state = KBox::pin_init(Loaded::new(state, shared), GFP_KERNEL)?;
         let mut controls = vmx.controls.primary;
         if !has_apic && vmx.controls.features.tpr_shadow {
             controls &= !primary::TPR_SHADOW;
