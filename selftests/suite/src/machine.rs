@@ -282,6 +282,23 @@ impl Machine {
         self.mem.set(table + (gva >> 12 & 0x1ff) * 8, pte);
     }
 
+    /// A second vCPU in the state of the first, ready to run `code` at [`FREE`] with a stack of its own.
+    pub fn second(&self, code: &[u8]) -> Result<Vcpu, Outcome> {
+        self.mem.write(FREE, code);
+        let vcpu = self.vm.create_vcpu(1)?;
+        vcpu.set_cpuid(self.sys.supported_cpuid()?.entries())?;
+        let mut sregs = self.vcpu.sregs()?;
+        sregs.apic_base = vcpu.sregs()?.apic_base;
+        vcpu.set_sregs(&sregs)?;
+        let mut regs = self.vcpu.regs()?;
+        (regs.rip, regs.rsp) = (FREE, STACK - 0x2000);
+        vcpu.set_regs(&regs)?;
+        vcpu.set_mp_state(&kb::kvm_mp_state {
+            mp_state: kb::KVM_MP_STATE_RUNNABLE,
+        })?;
+        Ok(vcpu)
+    }
+
     /// Changes the general registers.
     pub fn with_regs(&self, change: impl FnOnce(&mut kb::kvm_regs)) -> Result<(), Outcome> {
         let mut regs = self.vcpu.regs()?;

@@ -8,13 +8,14 @@ mod judge;
 mod rows;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use kvm_bindings as kb;
 
 use crate::guest::*;
 use crate::harness::{fail, Outcome};
 use crate::host::Mapping;
-use crate::kvm::{ioctl, ioctl_in, KVM_IOEVENTFD, KVM_RUN};
+use crate::kvm::{ioctl, ioctl_in, msi_route, Exit, KVM_IOEVENTFD, KVM_RUN};
 use crate::machine::*;
 
 pub use judge::Verdict;
@@ -30,7 +31,24 @@ pub enum By {
     Kernel,
     /// Userspace: this program just runs the vCPU again.
     User,
+    /// Userspace signals an eventfd that is an interrupt, and runs the vCPU again.
+    Eventfd,
+    /// Userspace sends a message.
+    Message,
+    /// Userspace raises a level at the first exit and lowers it at the second.
+    Level,
+    /// Userspace gives a pulse to the PIC.
+    Pic,
+    /// The kernel and a second vCPU, which runs on the same CPU.
+    Other,
 }
+
+/// The line of [`By::Level`], as the row's code programs the I/O APIC,
+const LEVEL_LINE: u32 = 11;
+/// that of [`By::Pic`],
+const PIC_LINE: u32 = 1;
+/// and the one that [`By::Eventfd`] makes a message.
+const MESSAGE_GSI: u32 = 24;
 
 /// An operation to measure.
 pub struct Row {
@@ -67,6 +85,45 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
     // Interrupts go to the row's own short handler, which is at the end of its code.
     m.set_gate(rows::VECTOR, CODE + code.len() as u64 - rows::HANDLER_LEN);
     m.with_regs(|r| (r.r13, r.r14) = (row.rounds, u64::MAX))?;
+    if row.by != By::Other {
+        return run(&mut m, row);
+    }
+    let mut other = m.second(rows::other())?;
+    stay_on_one_cpu();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| other.run());
+        while m.data(8) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let result = run(&mut m, row);
+        m.set_data(9, 1);
+        m.vm.signal_msi(0xfee0_1000, rows::VECTOR as u32)?;
+        match thread.join() {
+            Ok(Ok(Exit::Out {
+                port: PORT_DONE, ..
+            })) => result,
+            exit => fail(format!("{}: the other vCPU: {exit:?}", row.name)),
+        }
+    })
+}
+
+/// This thread, and those that it starts, stay on the first CPU.
+fn stay_on_one_cpu() {
+    // SAFETY: a set of CPUs is plain data, empty when zero.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &set);
+    }
+}
+
+/// What the guest has measured when it is done; `None` when the node does not have the operation.
+fn run(m: &mut Machine, row: &Row) -> Result<Option<u64>, Outcome> {
+    let message = new_eventfd();
+    if row.by == By::Eventfd {
+        m.vm.set_routes(&[msi_route(MESSAGE_GSI, rows::VECTOR as u32)])?;
+        m.vm.irqfd(message.as_raw_fd(), MESSAGE_GSI, 0, 0)?;
+    }
     let fd = m.vcpu.fd();
     loop {
         ioctl(fd, KVM_RUN, 0)?;
@@ -76,8 +133,17 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
         match run.exit_reason {
             kb::KVM_EXIT_IO if port == PORT_DONE => break,
             kb::KVM_EXIT_IO if port == PORT_EXC => return Ok(None),
-            kb::KVM_EXIT_IO | kb::KVM_EXIT_MMIO if row.by == By::User => {}
-            kb::KVM_EXIT_IO | kb::KVM_EXIT_MMIO => return Ok(None),
+            kb::KVM_EXIT_IO | kb::KVM_EXIT_MMIO => match row.by {
+                By::Kernel | By::Other => return Ok(None),
+                By::User => {}
+                By::Eventfd => signal(&message),
+                By::Message => drop(m.vm.signal_msi(0xfee0_0000, rows::VECTOR as u32)?),
+                By::Level => m.vm.irq_line(LEVEL_LINE, u32::from(port == PORT_SYNC))?,
+                By::Pic => {
+                    m.vm.irq_line(PIC_LINE, 1)?;
+                    m.vm.irq_line(PIC_LINE, 0)?;
+                }
+            },
             reason => return fail(format!("{}: exit reason {reason}", row.name)),
         }
     }
@@ -87,8 +153,7 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
 /// Makes writes to [`rows::EVENT_PORT`] (a byte) and [`rows::EVENT_GPA`] (four) events of the
 /// descriptor that it returns.
 fn add_events(m: &Machine) -> OwnedFd {
-    // SAFETY: a new descriptor that the caller owns.
-    let event = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK)) };
+    let event = new_eventfd();
     let pio = 1 << kb::kvm_ioeventfd_flag_nr_pio;
     for (addr, len, flags) in [(rows::EVENT_PORT, 1, pio), (rows::EVENT_GPA, 4, 0)] {
         let fd = event.as_raw_fd();
@@ -102,6 +167,19 @@ fn add_events(m: &Machine) -> OwnedFd {
         let _ = ioctl_in(m.vm.fd(), KVM_IOEVENTFD, &arg);
     }
     event
+}
+
+/// A new eventfd that does not block.
+fn new_eventfd() -> OwnedFd {
+    // SAFETY: a new descriptor that the caller owns.
+    unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK)) }
+}
+
+/// Adds one to `event`.
+fn signal(event: &OwnedFd) {
+    let one = 1u64;
+    // SAFETY: eight bytes of a local variable.
+    unsafe { libc::write(event.as_raw_fd(), std::ptr::from_ref(&one).cast(), 8) };
 }
 
 /// The least of two measurements of `row`, net of what an empty round costs (`empty`).

@@ -17,11 +17,19 @@ pub const EVENT_GPA: u64 = 0xd000_1000;
 /// The address of memory that nobody has touched yet.
 pub const NEW_GPA: u64 = 0x4000_0000;
 
-/// Defines a row's code: what comes before the rounds, and the operation.
+/// Defines a row's code: what comes before the rounds, the operation, and the handler when EOI alone is not
+/// enough.
 ///
 /// The operation may change RAX to RDI and R8 to R11 (R10 is not 0 in x2APIC mode); RBP is the local APIC's address.
 macro_rules! code {
     ($name:ident: [$($before:literal),* $(,)?], [$($op:literal),* $(,)?]) => {
+        code!($name: [$($before,)*], [$($op,)*], [
+            "test r10d, r10d", "jnz 92b",
+            "mov [rbp + 0xb0], r10d",
+            "iretq",
+        ]);
+    };
+    ($name:ident: [$($before:literal),* $(,)?], [$($op:literal),* $(,)?], [$($handler:literal),* $(,)?]) => {
         guest!($name:
             "mov ebp, 0xfee00000",
             "mov dword ptr [rbp + 0xf0], 0x1ff",
@@ -39,9 +47,7 @@ macro_rules! code {
             "iretq",
             // The handler, 16 bytes or less.
             ".balign 16",
-            "test r10d, r10d", "jnz 92b",
-            "mov [rbp + 0xb0], r10d",
-            "iretq",
+            $($handler,)*
             ".balign 16, 0x90",
         );
     };
@@ -77,6 +83,76 @@ code!(bench_self_ipi_x2: [
 ], ["mov ecx, 0x83f", "mov eax, 0x41", "xor edx, edx", "wrmsr", "sti", "nop", "cli"]);
 code!(bench_timer_now: ["xor r10d, r10d", "mov dword ptr [rbp + 0x320], 0x40041"],
     ["mov eax, r12d", "mov rdx, r12", "shr rdx, 32", "mov ecx, 0x6e0", "wrmsr", "sti", "hlt", "cli"]);
+
+code!(bench_user_irq: ["xor r10d, r10d"], ["out 0xe2, al", "sti", "nop", "cli"]);
+code!(bench_level: [
+    "xor r10d, r10d", "mov ebx, 0xfec00000",
+    "mov dword ptr [rbx], 0x27", "mov dword ptr [rbx + 0x10], 0",
+    "mov dword ptr [rbx], 0x26", "mov dword ptr [rbx + 0x10], 0x8041",
+], ["out 0xe2, al", "sti", "nop", "cli"],
+    ["out 0xe4, al", "mov [rbp + 0xb0], r10d", "iretq"]);
+code!(bench_pic: [
+    "mov al, 0x11", "out 0x20, al",
+    "mov al, 0x40", "out 0x21, al",
+    "mov al, 4", "out 0x21, al",
+    "mov al, 1", "out 0x21, al",
+    "mov al, 0xfd", "out 0x21, al",
+    "mov dword ptr [rbp + 0x350], 0x700",
+], ["out 0xe2, al", "sti", "nop", "cli"],
+    ["push rax", "mov al, 0x20", "out 0x20, al", "pop rax", "iretq"]);
+code!(bench_ipi: ["xor r10d, r10d"], [
+    "mov dword ptr [rbp + 0x310], 0x01000000", "mov dword ptr [rbp + 0x300], 0x41",
+    "sti", "hlt", "cli",
+]);
+
+guest!(
+    /// What the other vCPU of [`By::Other`] runs: it answers each interrupt by one, until it is told to stop.
+    answering:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "xor r10d, r10d",
+    "cli",
+    "mov dword ptr [DATA + 64], 1",
+    "2: sti", "hlt", "cli",
+    "cmp dword ptr [DATA + 72], 0", "jne 9f",
+    "mov dword ptr [rbp + 0x310], 0", "mov dword ptr [rbp + 0x300], 0x41",
+    "jmp 2b",
+    "9: out DONE, al",
+);
+
+/// The code of the other vCPU.
+pub fn other() -> &'static [u8] {
+    answering()
+}
+
+guest!(bench_tick:
+    // The timer ticks every millisecond. What counts is the time that a tick takes from a loop which reads
+    // the time-stamp counter; the tick may come before the loop looks for it, or after, so that the longer one
+    // of two steps has it.
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0x350], 0x10000",
+    "mov dword ptr [rbp + 0x3e0], 0xb",
+    "mov dword ptr [rbp + 0x320], 0x20041",
+    "mov dword ptr [rbp + 0x380], 1000000",
+    "sti",
+    "90: xor r8d, r8d", "xor r9d, r9d", "xor ebx, ebx",
+    "rdtsc", "shl rdx, 32", "or rax, rdx", "mov r12, rax",
+    "91: mov rbx, r9", "mov r11d, r8d",
+    "rdtsc", "shl rdx, 32", "or rax, rdx",
+    "mov r9, rax", "sub r9, r12", "mov r12, rax",
+    "test r11d, r11d", "jz 91b",
+    "cmp r9, rbx", "cmovb r9, rbx",
+    "cmp r9, r14", "cmovb r14, r9",
+    "dec r13", "jnz 90b",
+    "cli",
+    "out DONE, al",
+    ".balign 16",
+    "mov dword ptr [rbp + 0xb0], 0",
+    "inc r8d",
+    "iretq",
+    ".balign 16, 0x90",
+);
 
 /// The vendor's own instruction: the other one is patched by KVM at its first use.
 fn bench_hypercall() -> &'static [u8] {
@@ -167,6 +243,12 @@ rows! {
     "self-ipi", "IPI to oneself, interrupt, EOI (xAPIC)", Kernel, 300, bench_self_ipi;
     "self-ipi-hlt", "IPI to oneself, HLT, interrupt, EOI (xAPIC)", Kernel, 300, bench_self_ipi_hlt;
     "self-ipi-x2apic", "IPI to oneself, interrupt, EOI (x2APIC)", Kernel, 300, bench_self_ipi_x2;
+    "irqfd", "OUT to userspace, irqfd (message), interrupt, EOI", Eventfd, 200, bench_user_irq;
+    "signal-msi", "OUT to userspace, KVM_SIGNAL_MSI, interrupt, EOI", Message, 200, bench_user_irq;
+    "irq-line", "OUT to userspace, KVM_IRQ_LINE, level interrupt, OUT and KVM_IRQ_LINE, EOI", Level, 200, bench_level;
+    "pic-irq", "OUT to userspace, KVM_IRQ_LINE, interrupt of the PIC, EOI by OUT", Pic, 200, bench_pic;
+    "timer-tick", "Tick of the periodic timer, interrupt, EOI", Kernel, 30, bench_tick;
+    "ipi", "IPI to another vCPU in HLT and back, on one CPU", Other, 200, bench_ipi;
     "ioapic-read", "Read of an IOAPIC register", Kernel, 300, bench_ioapic_read;
     "lapic-read", "Read of a local APIC register", Kernel, 300, bench_lapic_read;
     "cr0-am", "CR0.AM set and cleared (two exits)", Kernel, 300, bench_cr0;

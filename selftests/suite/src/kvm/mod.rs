@@ -15,7 +15,7 @@ mod vm;
 pub use fam::Fam;
 pub use system::System;
 pub use vcpu::{Exit, Vcpu};
-pub use vm::Vm;
+pub use vm::{msi_route, msi_route_to, Vm};
 
 /// The size of a page in bytes.
 pub const PAGE: usize = 4096;

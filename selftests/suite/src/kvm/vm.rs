@@ -10,6 +10,26 @@ use super::*;
 /// 64-bit words in a route.
 const ROUTE_WORDS: usize = size_of::<kb::kvm_irq_routing_entry>() / 8;
 
+/// A route of `gsi` to `vector` on the vCPU whose APIC ID is 0.
+pub fn msi_route(gsi: u32, vector: u32) -> kb::kvm_irq_routing_entry {
+    msi_route_to(0, gsi, vector)
+}
+
+/// A route of `gsi` to `vector` on the vCPU whose APIC ID is `id`.
+pub fn msi_route_to(id: u32, gsi: u32, vector: u32) -> kb::kvm_irq_routing_entry {
+    let msi = kb::kvm_irq_routing_msi {
+        address_lo: 0xfee0_0000 | id << 12,
+        data: vector,
+        ..Default::default()
+    };
+    kb::kvm_irq_routing_entry {
+        gsi,
+        type_: kb::KVM_IRQ_ROUTING_MSI,
+        u: kb::kvm_irq_routing_entry__bindgen_ty_1 { msi },
+        ..Default::default()
+    }
+}
+
 /// A virtual machine.
 pub struct Vm {
     fd: OwnedFd,

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use super::{join_all, pin, this_cpu, Result};
 
 /// How often the token goes round.
-const ROUNDS: u64 = 100;
+const ROUNDS: u64 = 30;
 
 /// Sends the token round `cpus`; each adds one to it.
 pub fn run(cpus: &[usize]) -> Result {

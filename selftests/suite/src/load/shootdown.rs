@@ -12,7 +12,7 @@ use crate::host::Mapping;
 use crate::kvm::PAGE;
 
 /// How many pages follow each other.
-const PAGES: u64 = 100;
+const PAGES: u64 = 20;
 
 /// A file of [`PAGES`] pages, each of which begins with its number.
 fn file() -> Result<File> {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use kvm_bindings as kb;
 
-use super::irq_route::{msi_route, wait_code};
+use super::irq_route::wait_code;
 use crate::guest::*;
 use crate::harness::{env, Outcome, TestResult};
+use crate::kvm::msi_route;
 use crate::machine::*;
 
 tests!(

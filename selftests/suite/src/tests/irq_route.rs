@@ -36,17 +36,6 @@ pub fn wait_code() -> &'static [u8] {
     route_wait()
 }
 
-/// A route of `gsi` to `vector` on the first vCPU.
-pub fn msi_route(gsi: u32, vector: u32) -> kb::kvm_irq_routing_entry {
-    let msi = kb::kvm_irq_routing_msi { address_lo: 0xfee0_0000, data: vector, ..Default::default() };
-    kb::kvm_irq_routing_entry {
-        gsi,
-        type_: kb::KVM_IRQ_ROUTING_MSI,
-        u: kb::kvm_irq_routing_entry__bindgen_ty_1 { msi },
-        ..Default::default()
-    }
-}
-
 fn pin_route(gsi: u32, irqchip: u32, pin: u32) -> kb::kvm_irq_routing_entry {
     let irqchip = kb::kvm_irq_routing_irqchip { irqchip, pin };
     kb::kvm_irq_routing_entry {

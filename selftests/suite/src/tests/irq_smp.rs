@@ -14,6 +14,8 @@ tests!(
     irq_smp_fixed,
     irq_smp_lowest,
     irq_smp_nmi,
+    irq_smp_cluster,
+    irq_smp_x2apic,
     irq_smp_ping_pong = 60,
     irq_smp_start,
     irq_smp_init_again,
@@ -44,24 +46,6 @@ guest!(smp_receiver:
     "out DONE, al",
 );
 
-/// Where the second vCPU's code is.
-const OTHER: u64 = FREE;
-
-/// The second vCPU in the state of the first, ready to run at [`OTHER`] with a stack of its own.
-fn second(m: &Machine, code: &[u8]) -> std::result::Result<Vcpu, Outcome> {
-    m.mem.write(OTHER, code);
-    let vcpu = m.vm.create_vcpu(1)?;
-    vcpu.set_cpuid(m.sys.supported_cpuid()?.entries())?;
-    let mut sregs = m.vcpu.sregs()?;
-    sregs.apic_base = vcpu.sregs()?.apic_base;
-    vcpu.set_sregs(&sregs)?;
-    let mut regs = m.vcpu.regs()?;
-    (regs.rip, regs.rsp) = (OTHER, STACK - 0x2000);
-    vcpu.set_regs(&regs)?;
-    vcpu.set_mp_state(&kb::kvm_mp_state { mp_state: kb::KVM_MP_STATE_RUNNABLE })?;
-    Ok(vcpu)
-}
-
 /// Waits until `ready` says so.
 fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> TestResult {
     let start = Instant::now();
@@ -80,7 +64,7 @@ fn with_second(
     code: &[u8],
     body: impl FnOnce(&mut Machine) -> TestResult,
 ) -> TestResult {
-    let mut other = second(m, code)?;
+    let mut other = m.second(code)?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| other.run());
         let result = body(m);
@@ -111,7 +95,6 @@ fn machine() -> std::result::Result<Machine, Outcome> {
 fn irq_smp_fixed() -> TestResult {
     let mut m = machine()?;
     with_second(&mut m, smp_receiver(), |m| {
-        wait_for("second vCPU", || m.data(8) == 1)?;
         let cases: [(u64, u64, u32); 9] = [
             (0x41, 1, 1),              // physical: the second
             (0x42, 0, 1),              // physical: itself
@@ -123,12 +106,119 @@ fn irq_smp_fixed() -> TestResult {
             (0x48 | 2 << 18, 0, 2),    // all including self
             (0x49 | 3 << 18, 0, 1),    // all excluding self
         ];
-        for (low, dest, expected) in cases {
-            send(m, low, dest)?;
-            let vector = low & 0xff;
-            wait_for("interrupt", || m.irq_count(vector) >= expected)?;
-            std::thread::sleep(Duration::from_millis(5));
-            check_eq!(m.irq_count(vector), expected, "ICR {low:#x} to {dest:#x}");
+        send_all(m, &cases.map(|(low, dest, expected)| (low, dest << 24, expected)))
+    })
+}
+
+/// Sends each of `cases` (low and high half of the ICR, how many take it) and counts.
+fn send_all(m: &mut Machine, cases: &[(u64, u64, u32)]) -> TestResult {
+    wait_for("second vCPU", || m.data(8) == 1)?;
+    for &(low, high, expected) in cases {
+        m.with_regs(|r| (r.rdi, r.rsi) = (low, high))?;
+        m.run_sync()?;
+        m.run_sync()?;
+        let vector = low & 0xff;
+        wait_for("interrupt", || m.irq_count(vector) >= expected)?;
+        std::thread::sleep(Duration::from_millis(5));
+        check_eq!(m.irq_count(vector), expected, "ICR {low:#x} to {high:#x}");
+    }
+    Ok(())
+}
+
+guest!(smp_sender_cluster:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0xe0], 0x0fffffff",
+    "mov dword ptr [rbp + 0xd0], 0x11000000",
+    "sti",
+    "2: out SYNC, al",
+    "test edi, edi", "jz 2b",
+    "mov [rbp + 0x310], esi",
+    "mov [rbp + 0x300], edi",
+    "xor edi, edi",
+    "jmp 2b",
+);
+
+guest!(smp_receiver_cluster:
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0xe0], 0x0fffffff",
+    "mov dword ptr [rbp + 0xd0], 0x22000000",
+    "sti",
+    "mov dword ptr [DATA + 64], 1",
+    "2: hlt",
+    "cmp dword ptr [DATA + 72], 0", "je 2b",
+    "out DONE, al",
+);
+
+/// Logical destinations in the cluster model: the first is bit 0 of cluster 1, the second bit 1 of cluster 2.
+fn irq_smp_cluster() -> TestResult {
+    const LOGICAL: u64 = 1 << 11;
+    const LOWEST: u64 = 1 << 8;
+    let mut m = Machine::irqchip(smp_sender_cluster())?;
+    m.run_sync()?;
+    with_second(&mut m, smp_receiver_cluster(), |m| {
+        send_all(m, &[
+            (0x41 | LOGICAL, 0x11 << 24, 1),
+            (0x42 | LOGICAL, 0x22 << 24, 1),
+            (0x43 | LOGICAL, 0x13 << 24, 1),
+            (0x44 | LOGICAL, 0x12 << 24, 0),
+            (0x45 | LOGICAL, 0x33 << 24, 0),
+            (0x46 | LOGICAL, 0xff << 24, 2),
+            (0x47 | LOGICAL | LOWEST, 0x22 << 24, 1),
+        ])
+    })
+}
+
+guest!(smp_sender_x2:
+    "mov ecx, 0x1b", "rdmsr", "or eax, 0xc00", "wrmsr",
+    "mov ecx, 0x80f", "mov eax, 0x1ff", "xor edx, edx", "wrmsr",
+    "sti",
+    "2: out SYNC, al",
+    "test edi, edi", "jz 2b",
+    "mov ecx, 0x830", "mov eax, edi", "mov edx, esi", "wrmsr",
+    "xor edi, edi",
+    "jmp 2b",
+);
+
+guest!(smp_receiver_x2:
+    "mov ecx, 0x1b", "rdmsr", "or eax, 0xc00", "wrmsr",
+    "mov ecx, 0x80f", "mov eax, 0x1ff", "xor edx, edx", "wrmsr",
+    "sti",
+    "mov dword ptr [DATA + 64], 1",
+    "2: hlt",
+    "cmp dword ptr [DATA + 72], 0", "je 2b",
+    "out DONE, al",
+);
+
+/// The same in x2APIC mode, with destinations of 32 bits: the logical IDs are bits 0 and 1 of cluster 0.
+fn irq_smp_x2apic() -> TestResult {
+    const LOGICAL: u64 = 1 << 11;
+    const LOWEST: u64 = 1 << 8;
+    const NMI: u64 = 4 << 8;
+    let mut m = Machine::irqchip(smp_sender_x2())?;
+    m.mem.set(EOI_MODE, EOI_X2APIC);
+    m.mem.set(RETURN_MASK, 1 << 2);
+    m.run_sync()?;
+    with_second(&mut m, smp_receiver_x2(), |m| {
+        send_all(m, &[
+            (0x41, 1, 1),
+            (0x42, 0, 1),
+            (0x43, 7, 0),
+            (0x44, 0xffff_ffff, 2),
+            (0x45 | LOGICAL, 2, 1),
+            (0x46 | LOGICAL, 3, 2),
+            (0x47 | LOGICAL, 0x1_0002, 0),
+            (0x48 | LOGICAL | LOWEST, 3, 1),
+            (0x49 | 1 << 18, 0, 1),
+            (0x4a | 2 << 18, 0, 2),
+            (0x4b | 3 << 18, 0, 1),
+        ])?;
+        for round in 1..=5 {
+            m.with_regs(|r| (r.rdi, r.rsi) = (NMI, 1))?;
+            m.run_sync()?;
+            m.run_sync()?;
+            wait_for("NMI", || m.mem.get(EXC) >= round)?;
         }
         Ok(())
     })
@@ -258,7 +348,7 @@ fn irq_smp_start() -> TestResult {
 /// A running vCPU that gets INIT and start-up begins anew.
 fn irq_smp_init_again() -> TestResult {
     let mut m = machine()?;
-    let mut other = second(&m, smp_receiver())?;
+    let mut other = m.second(smp_receiver())?;
     m.mem.write(0x60000, &REAL_CODE);
     std::thread::scope(|scope| -> TestResult {
         let thread = scope.spawn(|| loop {

@@ -42,6 +42,7 @@ groups!(
     irq_pic,
     irq_pit,
     irq_fd,
+    irq_load,
     irq_route,
     irq_smp,
     irq_inject,

@@ -4,7 +4,6 @@
 use kvm_bindings as kb;
 
 use super::pv::{call, caller_code, features, need};
-use crate::guest::*;
 use crate::harness::{skip, TestResult};
 use crate::kvm::*;
 use crate::machine::*;
@@ -28,7 +27,7 @@ const REGISTERS: [(u32, u32); 8] = [
 
 /// Sets the features and hints of the guest's leaf.
 fn set_leaf(m: &Machine, eax: u32, edx: u32) -> TestResult {
-    let mut list = m.sys.supported_cpuid()?;
+    let list = m.sys.supported_cpuid()?;
     let mut entries = list.entries().to_vec();
     for entry in entries.iter_mut().filter(|e| e.function == 0x4000_0001) {
         (entry.eax, entry.edx) = (eax, edx);
