@@ -107,6 +107,9 @@ ioctls! {
     GET_XCRS = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
     SET_XCRS = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
     KVMCLOCK_CTRL = _IO(KVMIO, 0xad);
+    SET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe1);
+    GET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe2);
+    HAS_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe3);
     GET_XSAVE2 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
 }
 
@@ -149,6 +152,7 @@ plain!(
     kvm_pit_config,
     kvm_reinject_control,
     kvm_enable_cap,
+    kvm_device_attr,
     crate::model::pit::PitState2,
     crate::model::pit::PitChannelState,
     crate::model::route::RawRoute,

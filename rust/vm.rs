@@ -20,7 +20,10 @@ use kernel::{
 use crate::{
     backend::Hardware,
     caps,
-    clock::VmTime,
+    clock::{
+        self,
+        VmTime, //
+    },
     eventfd::Doorbells,
     host::{
         cpu,
@@ -69,7 +72,8 @@ pub(crate) struct Vm {
     /// Held while vCPUs or the irqchip are made, which must not overlap.
     #[pin]
     creating: Mutex<()>,
-    tsc_khz: u32,
+    /// The frequency of the time-stamp counters of vCPUs to be made, in kHz.
+    tsc_khz: Atomic<u32>,
     _notifiers: NotifiersOn,
 }
 
@@ -93,7 +97,7 @@ impl Vm {
                 exits_on_emulation_failure: Atomic::new(false),
                 doorbells <- Doorbells::new(),
                 creating <- new_mutex!(()),
-                tsc_khz: cpu::tsc_khz(),
+                tsc_khz: Atomic::new(cpu::tsc_khz()),
                 _notifiers: NotifiersOn::new(),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -116,6 +120,11 @@ impl Vm {
     /// Returns the clocks.
     pub(crate) fn time(&self) -> &VmTime {
         &self.time
+    }
+
+    /// Has all vCPUs write their guests' clocks anew.
+    pub(crate) fn renew_clocks(&self) {
+        self.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
     }
 
     /// Returns how HLT is polled.
@@ -142,9 +151,21 @@ impl Vm {
         &self.doorbells
     }
 
-    /// Returns the frequency of the guests' TSC in kHz.
+    /// Returns the frequency of a new vCPU's time-stamp counter in kHz.
     pub(crate) fn tsc_khz(&self) -> u32 {
-        self.tsc_khz
+        self.tsc_khz.load(Relaxed)
+    }
+
+    /// `KVM_SET_TSC_KHZ`: the frequency of the vCPUs to be made. Unlike KVM, this refuses what no vCPU could
+    /// have.
+    fn set_tsc_khz(&self, khz: u32) -> Result {
+        let tsc = clock::guest_tsc(khz).ok_or(EINVAL)?;
+        let _creating = self.creating.lock();
+        if self.memory().vcpus.len() != 0 {
+            return Err(EINVAL);
+        }
+        self.tsc_khz.store(tsc.khz(), Relaxed);
+        Ok(())
     }
 
     /// Checks that the caller is the process that made the VM, whose memory the guest uses.
@@ -239,7 +260,9 @@ impl FileOperations for Vm {
         match cmd {
             uapi::CREATE_VCPU => return Self::create_vcpu(this, arg),
             uapi::CHECK_EXTENSION => return caps::check_extension(arg),
-            uapi::GET_TSC_KHZ => return Ok(this.tsc_khz as isize),
+            uapi::GET_TSC_KHZ => return Ok(this.tsc_khz() as isize),
+            // Bits 63:32 of the argument are ignored.
+            uapi::SET_TSC_KHZ => this.set_tsc_khz(arg as u32)?,
             uapi::SET_USER_MEMORY_REGION => {
                 let region: uapi::kvm_userspace_memory_region = uapi::get(arg)?;
                 this.set_memory_region(Request {
@@ -279,7 +302,7 @@ impl FileOperations for Vm {
             uapi::GET_CLOCK => uapi::put(arg, &this.time.get_clock())?,
             uapi::SET_CLOCK => {
                 this.time.set_clock(&uapi::get(arg)?)?;
-                this.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
+                this.renew_clocks();
             }
             uapi::CREATE_PIT => this.create_pit(uapi::KVM_PIT_SPEAKER_DUMMY)?,
             uapi::CREATE_PIT2 => this.create_pit(uapi::get::<uapi::kvm_pit_config>(arg)?.flags)?,

@@ -30,6 +30,7 @@ use crate::{
             Mode,
             Timer, //
         },
+        clock::guest::GuestTsc,
         event::MpState,
         ioevent::Bus,
         x86::apic_base, //
@@ -39,7 +40,9 @@ use crate::{
 
 /// The clocks of a vCPU.
 pub(crate) struct VcpuClock {
-    tsc_offset: u64,
+    tsc: GuestTsc,
+    /// TSC ticks of the host's that this clock is ahead.
+    ahead: u64,
 }
 
 impl Clock for VcpuClock {
@@ -48,7 +51,7 @@ impl Clock for VcpuClock {
     }
 
     fn guest_tsc(&self) -> u64 {
-        cpu::rdtsc().wrapping_add(self.tsc_offset)
+        self.tsc.read(cpu::rdtsc().wrapping_add(self.ahead))
     }
 }
 
@@ -71,7 +74,8 @@ const NS_PER_MS: u64 = 1_000_000;
 impl State {
     pub(crate) fn clock(&self) -> VcpuClock {
         VcpuClock {
-            tsc_offset: self.tsc_offset,
+            tsc: self.tsc,
+            ahead: 0,
         }
     }
 
@@ -132,7 +136,10 @@ impl State {
     /// Returns the host's TSC at which the APIC timer is due, if it waits for a TSC value.
     pub(super) fn timer_due(&self) -> Option<u64> {
         match self.timer {
-            Timer::TscDeadline(deadline) => Some(deadline.wrapping_sub(self.tsc_offset)),
+            Timer::TscDeadline(_) => {
+                let ticks = self.ticks_until(self.timer)?;
+                Some(cpu::rdtsc().wrapping_add(ticks))
+            }
             Timer::Stop | Timer::OneShotNs(_) => None,
         }
     }
@@ -140,7 +147,8 @@ impl State {
     /// Has the APIC timer fire if it is due within `early` TSC ticks.
     pub(super) fn expire_timer_early(&mut self, early: u64) {
         let clock = VcpuClock {
-            tsc_offset: self.tsc_offset.wrapping_add(early),
+            tsc: self.tsc,
+            ahead: early,
         };
         if let Some(lapic) = &mut self.lapic {
             let timer = lapic.timer_expired(&clock);
@@ -166,7 +174,7 @@ impl State {
 
     /// Programs the host's timer for the APIC timer's next interrupt.
     pub(super) fn arm_host_timer(&self) {
-        let khz = u64::from(self.vm.tsc_khz()).max(1);
+        let khz = u64::from(cpu::tsc_khz()).max(1);
         let host = &self.shared.timer;
         match (self.timer, self.ticks_until(self.timer)) {
             (Timer::OneShotNs(deadline), _) => host.arm(deadline),
@@ -179,7 +187,7 @@ impl State {
         }
     }
 
-    /// Returns how many TSC ticks it takes until `timer` is due, [`MAX_TICKS`] at most: one that is further
+    /// Returns how many of the host's TSC ticks it takes until `timer` is due, [`MAX_TICKS`] at most: one that is further
     /// away is looked at again then.
     fn ticks_until(&self, timer: Timer) -> Option<u64> {
         match timer {
@@ -187,16 +195,11 @@ impl State {
             Timer::OneShotNs(deadline) => {
                 let ns = deadline.saturating_sub(cpu::now_ns()).min(MAX_TICKS);
                 // A TSC ticks less than 2^23 times in a millisecond, so the product fits.
-                let khz = u64::from(self.vm.tsc_khz()).min(MAX_KHZ);
+                let khz = u64::from(cpu::tsc_khz()).min(MAX_KHZ);
                 Some((ns * khz).div_ceil(NS_PER_MS).min(MAX_TICKS))
             }
             Timer::TscDeadline(deadline) => {
-                let ticks = deadline.wrapping_sub(self.clock().guest_tsc());
-                Some(if ticks as i64 <= 0 {
-                    0
-                } else {
-                    ticks.min(MAX_TICKS)
-                })
+                Some(self.tsc.ticks_until(deadline, cpu::rdtsc(), MAX_TICKS))
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::{
         Hidden,
         Reg, //
     },
+    clock,
     host::cpu,
     irqchip::deliver,
     model::{
@@ -22,6 +23,7 @@ use crate::{
             PAGE_SIZE, //
         },
         clock::{
+            guest::GuestTsc,
             pvclock::{
                 self,
                 Page, //
@@ -52,13 +54,25 @@ use crate::{
     vm::Vm, //
 };
 
+/// What must be done to the guest's clock before it runs on.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum ClockState {
+    /// Nothing.
+    #[default]
+    Fresh,
+    /// Its page must be written.
+    Stale,
+    /// The counter and the page must be brought up to date at each entry.
+    Lagging,
+}
+
 /// What a vCPU shares with its guest.
 #[derive(Default)]
 pub(crate) struct Paravirt {
     /// `MSR_KVM_SYSTEM_TIME`.
     system_time: u64,
-    /// The guest's page must be written before it runs on.
-    clock_stale: bool,
+    /// What must be done to the guest's clock before it runs on.
+    clock: ClockState,
     /// The guest must be told that it was stopped.
     stopped: bool,
     /// The clock is this vCPU's alone, so that its page must be written on each CPU anew.
@@ -72,26 +86,46 @@ pub(crate) struct Paravirt {
     /// The thread's run delay that has been charged.
     charged: u64,
     /// Which of the VM's counters this vCPU has.
-    generation: Generation,
+    pub(super) generation: Generation,
     /// Another vCPU has ended this one's HLT, which may be still to come.
     kicked: bool,
 }
 
 impl Paravirt {
-    /// Makes the state of the next vCPU of `vm`, with the offset of its time-stamp counter. vCPUs are made
-    /// one after another.
-    pub(crate) fn new(vm: &Vm) -> (u64, Self) {
+    /// Makes the state of the next vCPU of `vm`, with its time-stamp counter. vCPUs are made one after
+    /// another.
+    pub(crate) fn new(vm: &Vm) -> (GuestTsc, Self) {
         let mut new = Self::default();
         let vcpus = vm.memory().vcpus.len().saturating_add(1);
-        let offset = vm
-            .time()
-            .write_tsc(Write::Creation, &mut new.generation, vcpus);
-        (offset, new)
+        let mut tsc =
+            clock::guest_tsc(vm.tsc_khz()).unwrap_or_else(|| GuestTsc::host(cpu::tsc_khz()));
+        let time = vm.time();
+        let generation = &mut new.generation;
+        let (offset, renew) = time.write_tsc(Write::Creation, &tsc, generation, vcpus);
+        tsc.set_offset(offset);
+        if renew {
+            vm.renew_clocks();
+        }
+        if tsc.lags() {
+            new.set_lagging(true);
+        }
+        (tsc, new)
     }
 
     /// Has the clock's page written before the guest runs on.
     pub(super) fn renew_clock(&mut self) {
-        self.clock_stale = self.system_time != 0;
+        if self.system_time != 0 {
+            self.clock = ClockState::Stale;
+        }
+    }
+
+    /// The counter falls behind while the guest runs, or does not any more.
+    pub(super) fn set_lagging(&mut self, lags: bool) {
+        self.clock = if lags {
+            ClockState::Lagging
+        } else {
+            ClockState::Stale
+        };
     }
 
     /// The guest is about to run on `cpu`. Returns whether its clock must be written first.
@@ -102,7 +136,7 @@ impl Paravirt {
         if moved && self.own_clock {
             self.renew_clock();
         }
-        self.clock_stale
+        self.clock == ClockState::Stale
     }
 
     /// Takes the end of a HLT that another vCPU has sent.
@@ -138,9 +172,8 @@ impl State {
     /// Brings up to date what the guest finds in its memory.
     #[inline]
     pub(super) fn share_with_guest(&mut self) {
-        if self.paravirt.clock_stale {
-            self.paravirt.clock_stale = false;
-            self.write_clock();
+        if self.paravirt.clock != ClockState::Fresh {
+            self.renew();
         }
         if let Some(area) = self.paravirt.steal_area {
             let delay = cpu::run_delay_ns();
@@ -150,14 +183,14 @@ impl State {
         }
     }
 
-    /// Sets the counter to the VMM's value, or to the other vCPUs' if that is what is meant. Returns the
-    /// offset from the host's counter.
-    pub(super) fn joint_tsc_offset(&mut self, value: u64) -> u64 {
-        let vcpus = self.vm.memory().vcpus.len();
-        let generation = &mut self.paravirt.generation;
-        self.vm
-            .time()
-            .write_tsc(Write::User(value), generation, vcpus)
+    /// Brings the guest's clock up to date.
+    fn renew(&mut self) {
+        self.paravirt.clock = ClockState::Fresh;
+        if self.tsc.lags() {
+            self.paravirt.clock = ClockState::Lagging;
+            self.apply_tsc();
+        }
+        self.write_clock();
     }
 
     /// Reads an MSR of these services.
@@ -212,7 +245,7 @@ impl State {
         };
         self.paravirt.own_clock = !self.vm.time().has_master();
         let stopped = core::mem::take(&mut self.paravirt.stopped);
-        let mut info = self.vm.time().time_info(self.tsc_offset, stopped);
+        let mut info = self.vm.time().time_info(&self.tsc, stopped);
         let (during, after) = pvclock::versions(self.guest_word(gpa));
         info.version = during;
         let memory = self.vm.memory();

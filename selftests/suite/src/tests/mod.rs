@@ -46,6 +46,7 @@ groups!(
     irq_inject,
     pv,
     timer,
+    tsc,
     mem_slots,
     mem_host,
     mem_reclaim,
