@@ -73,6 +73,8 @@ ioctls! {
     GET_PIT2 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
     SET_PIT2 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
     ENABLE_CAP = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
+    REGISTER_COALESCED_MMIO = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x67);
+    UNREGISTER_COALESCED_MMIO = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x68);
     SIGNAL_MSI = _IOW::<kvm_msi>(KVMIO, 0xa5);
 
     // On a vCPU (SET_TSC_KHZ and GET_TSC_KHZ on a VM too).
@@ -153,6 +155,7 @@ plain!(
     kvm_reinject_control,
     kvm_enable_cap,
     kvm_device_attr,
+    kvm_coalesced_mmio_zone,
     crate::model::pit::PitState2,
     crate::model::pit::PitChannelState,
     crate::model::route::RawRoute,

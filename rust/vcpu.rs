@@ -151,7 +151,7 @@ impl Vcpu {
         let config = apic::Config::new(id, boots);
         let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
         let shared = VcpuShared::new(id, lapic.identity())?;
-        let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
+        let run = Arc::new(RunPages::new(vm.coalesced().clone())?, GFP_KERNEL_ACCOUNT)?;
         let (tsc, paravirt) = paravirt::Paravirt::new(&vm);
         let memory = vm.memory();
         let apic_page = in_kernel.then(|| memory.apic_page());

@@ -24,6 +24,7 @@ use crate::{
         self,
         VmTime, //
     },
+    coalesced::Coalesced,
     eventfd::Doorbells,
     host::{
         cpu,
@@ -38,6 +39,7 @@ use crate::{
     memory::Memory,
     model::{
         halt_poll::Policy,
+        ioevent::Bus,
         memslot::Request, //
     },
     uapi,
@@ -69,6 +71,7 @@ pub(crate) struct Vm {
     exits_on_emulation_failure: Atomic<bool>,
     #[pin]
     doorbells: Doorbells,
+    coalesced: Arc<Coalesced>,
     /// Held while vCPUs or the irqchip are made, which must not overlap.
     #[pin]
     creating: Mutex<()>,
@@ -86,6 +89,7 @@ impl Vm {
         let (format, largest) = Hardware::get().ok_or(ENODEV)?.tables();
         let vcpus = Arc::new(VcpuTable::new(), GFP_KERNEL_ACCOUNT)?;
         let interrupts = Interrupts::new(vcpus.clone())?;
+        let coalesced = Coalesced::new()?;
         let memory = Memory::new(format, largest, vcpus)?;
         let vm = Arc::pin_init(
             try_pin_init!(Self {
@@ -96,6 +100,7 @@ impl Vm {
                 halt_poll_ns: Atomic::new(crate::halt_poll_ns()),
                 exits_on_emulation_failure: Atomic::new(false),
                 doorbells <- Doorbells::new(),
+                coalesced,
                 creating <- new_mutex!(()),
                 tsc_khz: Atomic::new(cpu::tsc_khz()),
                 _notifiers: NotifiersOn::new(),
@@ -145,10 +150,16 @@ impl Vm {
         self.boot_cpu.load(Relaxed)
     }
 
-    /// Returns the writes that signal an eventfd.
-    #[inline(always)]
-    pub(crate) fn doorbells(&self) -> &Doorbells {
-        &self.doorbells
+    /// Returns the writes that are collected for the VMM.
+    pub(crate) fn coalesced(&self) -> &Arc<Coalesced> {
+        &self.coalesced
+    }
+
+    /// Does what the VMM has arranged for a write of the guest's: signals an eventfd, or adds it to those that
+    /// are collected. Returns whether the write is complete with that.
+    #[inline]
+    pub(crate) fn absorb(&self, bus: Bus, address: u64, data: &[u8]) -> bool {
+        self.doorbells.ring(bus, address, data) || self.coalesced.write(bus, address, data)
     }
 
     /// Returns the frequency of a new vCPU's time-stamp counter in kHz.
@@ -298,6 +309,8 @@ impl FileOperations for Vm {
             }
             uapi::SET_NR_MMU_PAGES => return Err(EINVAL),
             uapi::IOEVENTFD => this.doorbells.change(&uapi::get(arg)?)?,
+            uapi::REGISTER_COALESCED_MMIO => this.coalesced.add(&uapi::get(arg)?)?,
+            uapi::UNREGISTER_COALESCED_MMIO => this.coalesced.remove(&uapi::get(arg)?)?,
             uapi::CREATE_IRQCHIP => this.create_irqchip()?,
             uapi::GET_CLOCK => uapi::put(arg, &this.time.get_clock())?,
             uapi::SET_CLOCK => {

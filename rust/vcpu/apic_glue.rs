@@ -270,7 +270,7 @@ impl State {
         } else if let Some(offset) = self.vm.interrupts().ioapic_offset(gpa) {
             self.vm.interrupts().ioapic_write(offset, length, value);
         } else {
-            return self.vm.doorbells().ring(Bus::Memory, gpa, data);
+            return self.vm.absorb(Bus::Memory, gpa, data);
         }
         true
     }

@@ -120,6 +120,8 @@ requests! {
     KVM_GET_TSC_KHZ = io(0xa3);
     KVM_GET_XSAVE = ior(0xa4, kb::kvm_xsave);
     KVM_SET_XSAVE = iow(0xa5, kb::kvm_xsave);
+    KVM_REGISTER_COALESCED_MMIO = iow(0x67, kb::kvm_coalesced_mmio_zone);
+    KVM_UNREGISTER_COALESCED_MMIO = iow(0x68, kb::kvm_coalesced_mmio_zone);
     KVM_SIGNAL_MSI = iow(0xa5, kb::kvm_msi);
     KVM_GET_XCRS = ior(0xa6, kb::kvm_xcrs);
     KVM_SET_XCRS = iow(0xa7, kb::kvm_xcrs);

@@ -35,6 +35,7 @@ groups!(
     ioctl_lists,
     ioctl_eventfd,
     ioctl_fuzz,
+    coalesced,
     irq_apic,
     irq_apic_regs,
     irq_ioapic,
