@@ -229,10 +229,10 @@ impl State {
         self.note_extint();
     }
 
-    /// Lets the PICs know whether their interrupts reach this vCPU, which LINT0 decides.
+    /// Lets the PICs and the PIT know whether their interrupts reach this vCPU, which LINT0 decides.
     fn note_extint(&mut self) {
         if let Some(lapic) = &self.lapic {
-            if self.shared.set_takes_extint(lapic.accepts_extint()) {
+            if self.shared.set_lint0(lapic.lint0()) {
                 self.extint = true;
             }
         }

@@ -47,6 +47,7 @@ groups!(
     irq_inject,
     pv,
     timer,
+    timer_exact,
     tsc,
     mem_slots,
     mem_host,
