@@ -8,7 +8,10 @@
 
 use kernel::{
     prelude::*,
-    sync::SetOnce, //
+    sync::{
+        Arc,
+        SetOnce, //
+    }, //
 };
 
 use crate::{
@@ -19,10 +22,12 @@ use crate::{
             IrqOff, //
         },
         global::GlobalOwner,
-        page::ApicPage, //
+        page::ApicPage,
+        sched, //
     },
     model::{
         addr::Hpa,
+        apic::Mode,
         clock::scale::Format,
         cpuid::{
             Guest,
@@ -46,12 +51,16 @@ use crate::{
         Svm,
         SvmVcpu, //
     },
+    vcpu::table::VcpuShared,
     vmx::{
         self,
         Vmx,
         VmxVcpu, //
     }, //
 };
+
+/// What follows the thread of a vCPU, on whose behalf its siblings look where it is.
+pub(crate) type Loaded<T> = sched::Loaded<T, VcpuShared>;
 
 /// A register that a backend holds, other than segments and MSRs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +117,17 @@ pub(crate) struct Blocking {
     pub(crate) nmi: bool,
 }
 
+/// What the processor does by itself of the local APIC's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApicHelp {
+    /// Nothing but CR8, at most.
+    None,
+    /// It serves the guest's reads of most registers from the page, and takes note of writes.
+    Registers,
+    /// It delivers and completes interrupts, too: while the guest runs, IRR and ISR are the page's.
+    Interrupts,
+}
+
 /// What an entry needs besides the guest's registers.
 pub(crate) struct Entry<'a> {
     /// An event to deliver first.
@@ -155,8 +175,6 @@ pub(crate) struct EmulationContext {
     pub(crate) efer: u64,
     /// The linear address of the access that led to the exit, where the processor tells it.
     pub(crate) linear: Option<u64>,
-    /// The code at RIP, where the processor tells it.
-    pub(crate) code: CodeBytes,
 }
 
 /// The first bytes of an instruction.
@@ -272,14 +290,28 @@ operations! {
     /// Returns whether the guest is being single-stepped.
     fn retire(&mut self, rip: u64, rsp: u64, rflags: u64) -> bool;
 
+    /// Ends an emulated instruction of 64-bit code that has changed neither RSP nor RFLAGS: moves RIP on by
+    /// `length` bytes, clears RFLAGS.RF, and ends the shadow of STI and MOV SS. Returns whether the guest is being
+    /// single-stepped.
+    fn retire_move(&mut self, length: u8) -> bool;
+
     /// Returns what the instruction emulator begins with.
     fn emulation_context(&mut self) -> EmulationContext;
+
+    /// Returns the code at RIP, where the processor tells it.
+    fn fetched_code(&mut self) -> CodeBytes;
 
     /// Returns the page of the local APIC's registers, where the processor virtualises accesses to it.
     fn apic_page(&mut self) -> Option<&mut ApicPage>;
 
-    /// Has accesses of the APIC's page virtualised, or not; where there is such a page only.
-    fn set_apic_mode(&mut self, xapic: bool);
+    /// Has the processor virtualise the local APIC in `mode`, as far as it can; not at all when that is
+    /// [`Mode::Disabled`]. It may deliver interrupts only if `enabled`. Returns what it does.
+    fn set_apic_mode(&mut self, mode: Mode, enabled: bool) -> ApicHelp;
+
+    /// Tells a processor that delivers the APIC's interrupts which are the highest requested vector (bits 7:0
+    /// of `status`) and the highest in service (bits 15:8), and, where that has changed, the vectors whose
+    /// completion must exit.
+    fn hand_over_interrupts(&mut self, irq: &IrqOff, status: u16, exits: Option<[u64; 4]>);
 
     /// Writes the VMCS or VMCB to the kernel log.
     fn dump(&mut self);
@@ -385,11 +417,18 @@ impl Hardware {
     /// Makes a vCPU.
     ///
     /// `root` is the root of the VM's nested page tables, `index` the number of the VM's vCPUs so far, and
-    /// `apic` the page that is mapped at the local APIC's address, if the APIC is in the kernel.
-    pub(crate) fn vcpu(&self, root: Hpa, index: usize, apic: Option<Hpa>) -> Result<AnyVcpu> {
+    /// `apic` the page that is mapped at the local APIC's address, if the APIC is in the kernel; `shared` is told
+    /// where the vCPU's thread is.
+    pub(crate) fn vcpu(
+        &self,
+        root: Hpa,
+        index: usize,
+        apic: Option<Hpa>,
+        shared: Arc<VcpuShared>,
+    ) -> Result<AnyVcpu> {
         match self {
-            Self::Vmx(vmx) => VmxVcpu::new(vmx, root, index, apic).map(AnyVcpu::Vmx),
-            Self::Svm(svm) => SvmVcpu::new(svm, root, apic.is_some()).map(AnyVcpu::Svm),
+            Self::Vmx(vmx) => VmxVcpu::new(vmx, root, index, apic, shared).map(AnyVcpu::Vmx),
+            Self::Svm(svm) => SvmVcpu::new(svm, root, apic.is_some(), shared).map(AnyVcpu::Svm),
         }
     }
 }

@@ -61,6 +61,8 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_HALT_POLL
         | uapi::KVM_CAP_KVMCLOCK_CTRL
         | uapi::KVM_CAP_STEAL_TIME
+        | uapi::KVM_CAP_ENFORCE_PV_FEATURE_CPUID
+        | uapi::KVM_CAP_ENABLE_CAP
         | uapi::KVM_CAP_IRQFD
         | uapi::KVM_CAP_IRQFD_RESAMPLE
         | uapi::KVM_CAP_PIT2

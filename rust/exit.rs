@@ -39,6 +39,7 @@ use crate::{
 pub(crate) mod emulate;
 mod io;
 pub(crate) mod machine;
+pub(crate) mod quick;
 mod registers;
 
 /// What a handler leaves to be done. `Err` from a handler is an error of the host's, which ends `KVM_RUN`;
@@ -102,6 +103,10 @@ impl State {
             Exit::Invlpg(_) => self.invlpg(),
             Exit::ApicWrite(offset) => {
                 self.apic_written(offset);
+                Ok(Next::Resume)
+            }
+            Exit::VirtualizedEoi(vector) => {
+                self.apic_completed(vector);
                 Ok(Next::Resume)
             }
             Exit::ApicAccess(access) => self.apic_access(&access),
@@ -170,9 +175,14 @@ impl State {
         Ok(Next::Resume)
     }
 
+    #[cold]
     fn pause(&mut self) -> Result<Next> {
         // A loop of PAUSEs waits for another vCPU: let it run.
-        sched::yield_now();
+        let in_kernel = self.cpl() == 0;
+        let vcpus = &self.vm.memory().vcpus;
+        if !vcpus.favour_sibling(&self.shared, in_kernel) {
+            sched::yield_now();
+        }
         self.skip()
     }
 
@@ -201,6 +211,19 @@ impl State {
 
     /// An access that the nested page tables do not allow: memory that is not mapped yet, or a device.
     fn nested_fault(&mut self, fault: &NestedFault, vectored: Option<&Event>) -> Result<Next> {
+        let memory = self.vm.memory();
+        // Before anything is looked up: what is found may be newer than the version, but not older.
+        let version = memory.slots_version();
+        if vectored.is_none()
+            && self.emulation.devices.has(fault, version)
+            && !self.may_map_apic_page(fault.gpa)
+        {
+            cpu::data_cache_used();
+            return match self.move_plainly(fault) {
+                Some(next) => Ok(next),
+                None => self.emulate(Some(fault)),
+            };
+        }
         match self
             .vm
             .memory()
@@ -212,6 +235,7 @@ impl State {
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
             Err(Fault::Mmio) => {
                 cpu::data_cache_used();
+                self.emulation.devices.add(fault, version);
                 self.emulate(Some(fault))
             }
         }

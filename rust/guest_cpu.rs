@@ -34,8 +34,12 @@ const PARAVIRT: u32 = feature::CLOCKSOURCE
     | feature::NOP_IO_DELAY
     | feature::CLOCKSOURCE2
     | feature::STEAL_TIME
+    | feature::PV_EOI
     | feature::PV_UNHALT
+    | feature::PV_TLB_FLUSH
     | feature::PV_SEND_IPI
+    | feature::POLL_CONTROL
+    | feature::PV_SCHED_YIELD
     | feature::CLOCKSOURCE_STABLE;
 
 /// This machine's processor.

@@ -27,6 +27,7 @@ use kernel::{
             Full,
             Relaxed, //
         },
+        rcu::synchronize_rcu,
         Arc,
         Mutex,
         SpinLock, //
@@ -255,10 +256,22 @@ impl Memory {
             inner.sequence = inner.sequence.wrapping_add(1);
         }
         if let Some(slot) = gone {
+            self.forget_flags();
             self.unmap(slot.gfns());
             self.inner.lock().leaving = None;
         }
         Ok(())
+    }
+
+    /// Keeps vCPUs from writing where a slot has been.
+    fn forget_flags(&self) {
+        let mut told = false;
+        for vcpu in self.vcpus.iter() {
+            told |= vcpu.forget_flag();
+        }
+        if told {
+            synchronize_rcu();
+        }
     }
 
     /// Returns a number that changes with the slots.

@@ -16,6 +16,7 @@ use kernel::{
 use crate::{
     backend::{
         AnyVcpu,
+        ApicHelp,
         Hardware, //
     },
     bindings as b,
@@ -36,6 +37,7 @@ use crate::{
             self,
             CpuidEntry, //
         },
+        emul::plain::Load,
         event::{
             Events,
             MpState, //
@@ -54,6 +56,7 @@ mod cpuid_glue;
 mod inject;
 mod msr_glue;
 pub(crate) mod paravirt;
+mod presence;
 mod regs;
 mod reset;
 mod run;
@@ -84,6 +87,8 @@ pub(crate) enum Pending {
     In(u8),
     /// OUT: go on behind the instruction.
     Out,
+    /// A plain move from device memory: put the VMM's answer into its register and go on behind it.
+    Load(Load),
     /// Instruction emulation: it goes on by itself ([`crate::exit::emulate`]).
     Emulation,
 }
@@ -103,8 +108,14 @@ pub(crate) struct State {
     pub(crate) xcr0: u64,
     pub(crate) debug: DebugRegs,
     pub(crate) lapic: Option<KBox<Lapic>>,
-    /// The processor virtualises accesses of the local APIC's page.
-    pub(crate) apic_virtualized: bool,
+    /// What the processor does of the local APIC's work,
+    apic_help: ApicHelp,
+    /// in this mode, and whether software has the APIC turned on.
+    apic_mode: (apic::Mode, bool),
+    /// The processor has the local APIC's IRR and ISR: [`State::lapic_mut`] takes them back.
+    apic_away: bool,
+    /// The processor must be told anew which completions exit.
+    exits_stale: bool,
     /// IA32_APIC_BASE where the local APIC is the VMM's.
     pub(crate) apic_base: u64,
     /// The PICs may have an interrupt for this vCPU.
@@ -155,7 +166,8 @@ impl Vcpu {
         let (tsc, paravirt) = paravirt::Paravirt::new(&vm);
         let memory = vm.memory();
         let apic_page = in_kernel.then(|| memory.apic_page());
-        let backend = hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page)?;
+        let backend =
+            hardware.vcpu(memory.root(), memory.vcpus.len(), apic_page, shared.clone())?;
         let mut state = KBox::new(
             State {
                 hardware,
@@ -165,7 +177,10 @@ impl Vcpu {
                 fpu: GuestFpu::new()?,
                 xcr0: xcr0::X87,
                 debug: DebugRegs::RESET,
-                apic_virtualized: false,
+                apic_help: ApicHelp::None,
+                apic_mode: (apic::Mode::Disabled, false),
+                apic_away: false,
+                exits_stale: true,
                 apic_base: lapic.base(),
                 lapic: in_kernel.then_some(lapic),
                 extint: false,
@@ -202,7 +217,6 @@ impl Vcpu {
         )?;
         state.reset(boots);
         state.publish_identity();
-        state.update_apic_mode();
         Arc::pin_init(
             pin_init!(Self {
                 shared,
@@ -216,6 +230,21 @@ impl Vcpu {
     /// Returns the part that others may touch.
     pub(crate) fn shared(&self) -> &Arc<VcpuShared> {
         &self.shared
+    }
+}
+
+impl State {
+    /// `KVM_ENABLE_CAP`.
+    fn enable_cap(&mut self, cap: &uapi::kvm_enable_cap) -> Result {
+        let [first, ..] = cap.args;
+        match cap.cap {
+            _ if cap.flags != 0 => Err(EINVAL),
+            uapi::KVM_CAP_ENFORCE_PV_FEATURE_CPUID => {
+                self.enforce_paravirt(first != 0);
+                Ok(())
+            }
+            _ => Err(EINVAL),
+        }
     }
 }
 
@@ -260,6 +289,7 @@ impl FileOperations for Vcpu {
                 let cap: u64 = uapi::get(arg)?;
                 state.msrs.setup_mce(cap)?;
             }
+            uapi::ENABLE_CAP => state.enable_cap(&uapi::get(arg)?)?,
             uapi::KVMCLOCK_CTRL => state.guest_was_stopped()?,
             uapi::GET_TSC_KHZ => return Ok(state.tsc.khz() as isize),
             // Bits 63:32 of the argument are ignored.

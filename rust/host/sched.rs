@@ -12,6 +12,8 @@ use kernel::{
     bindings,
     ffi,
     prelude::*,
+    sync::Arc,
+    task::Task,
     types::{
         NotThreadSafe,
         Opaque, //
@@ -30,6 +32,16 @@ pub(crate) trait Switch {
     fn put(&mut self, irq: &IrqOff);
 }
 
+/// Who wants to know when the thread of a loaded [`Switch`] loses its CPU and gets one again. The scheduler
+/// calls with interrupts off and locks of its own held: no method may wait, or wake a thread.
+pub(crate) trait Watch: Send + Sync {
+    /// The thread loses the CPU. `wants_cpu`: not because it sleeps.
+    fn switched_out(&self, wants_cpu: bool);
+
+    /// The thread has a CPU again.
+    fn switched_in(&self);
+}
+
 /// A [`Switch`] that follows its thread.
 ///
 /// # Invariants
@@ -38,23 +50,24 @@ pub(crate) trait Switch {
 /// interrupts off, by the thread that loaded it, or by the owner while it is not loaded.
 #[repr(C)]
 #[pin_data]
-pub(crate) struct Loaded<T: Switch> {
+pub(crate) struct Loaded<T: Switch, W: Watch> {
     #[pin]
     notifier: Opaque<bindings::preempt_notifier>,
     state: UnsafeCell<T>,
+    watch: Arc<W>,
 }
 
-// SAFETY: The state moves between CPUs by design; `T: Send` makes it movable between threads.
-unsafe impl<T: Switch + Send> Send for Loaded<T> {}
+// SAFETY: The state moves between CPUs by design; `T: Send` makes it movable between threads, and `W` is `Sync`.
+unsafe impl<T: Switch + Send, W: Watch> Send for Loaded<T, W> {}
 
-impl<T: Switch> Loaded<T> {
+impl<T: Switch, W: Watch> Loaded<T, W> {
     const OPS: bindings::preempt_ops = bindings::preempt_ops {
         sched_in: Some(Self::sched_in),
         sched_out: Some(Self::sched_out),
     };
 
     /// Makes an unloaded one.
-    pub(crate) fn new(state: T) -> impl PinInit<Self> {
+    pub(crate) fn new(state: T, watch: Arc<W>) -> impl PinInit<Self> {
         pin_init!(Self {
             notifier <- Opaque::ffi_init(|slot: *mut bindings::preempt_notifier| {
                 let ops: &'static bindings::preempt_ops = &Self::OPS;
@@ -65,6 +78,7 @@ impl<T: Switch> Loaded<T> {
                 }
             }),
             state: UnsafeCell::new(state),
+            watch,
         })
     }
 
@@ -104,6 +118,8 @@ impl<T: Switch> Loaded<T> {
         // SAFETY: The notifier is the first field of a pinned, loaded `Self`; interrupts are off, and
         // the thread is in the scheduler, so nothing else holds the state.
         unsafe { (*(*this).state.get()).load(&irq) };
+        // SAFETY: As above; the field is never changed.
+        unsafe { (*this).watch.switched_in() };
     }
 
     unsafe extern "C" fn sched_out(
@@ -114,6 +130,10 @@ impl<T: Switch> Loaded<T> {
         let this: *mut Self = notifier.cast();
         // SAFETY: As `sched_in`.
         unsafe { (*(*this).state.get()).put(&irq) };
+        // SAFETY: Reads the state of the current thread.
+        let wants_cpu = unsafe { b::vireo_wants_cpu() };
+        // SAFETY: As `sched_in`.
+        unsafe { (*this).watch.switched_out(wants_cpu) };
     }
 }
 
@@ -163,6 +183,27 @@ impl Drop for SignalMask {
 pub(crate) fn yield_now() {
     // SAFETY: Process context, no lock held.
     unsafe { b::vireo_cond_resched() };
+}
+
+/// What became of [`yield_to`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Yielded {
+    /// The other thread runs, or will soon; this one has waited for its turn.
+    Done,
+    /// The other thread can't be favoured: it runs already, sleeps, or is of another class.
+    Refused,
+    /// There is nothing to be won: either CPU has one thread only.
+    Pointless,
+}
+
+/// Gives what is left of this thread's turn to `task`. May sleep.
+pub(crate) fn yield_to(task: &Task) -> Yielded {
+    // SAFETY: The task is valid; process context, no lock held.
+    match unsafe { bindings::yield_to(task.as_ptr(), true) } {
+        1.. => Yielded::Done,
+        0 => Yielded::Refused,
+        _ => Yielded::Pointless,
+    }
 }
 
 /// Whether no other thread waits for this CPU.

@@ -180,6 +180,12 @@ void vireo_cond_resched(void)
 	cond_resched();
 }
 
+/* Whether the current thread, which is being switched out, would rather go on. */
+bool vireo_wants_cpu(void)
+{
+	return task_is_runnable(current);
+}
+
 /* Interrupts are off; from here to vireo_guest_end() they count as on, since they end the guest's run. */
 static __always_inline void vireo_guest_begin(void)
 {
@@ -245,6 +251,7 @@ noinstr int vireo_enter_svm(struct vireo_regs *regs, u64 vmcb, u64 host)
 {
 	/* With GIF 0 nothing arrives until STGI, so RFLAGS.IF is free to say that interrupts end the guest's run. */
 	asm goto("1: clgi\n\t" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
+	vireo_reduce_speculation();
 	vireo_guest_begin();
 	raw_local_irq_enable();
 	vireo_svm_enter(regs, vmcb, host);
@@ -385,6 +392,29 @@ int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size)
 	default:
 		return -EINVAL;
 	}
+}
+
+/* Replaces the byte at @hva of the current process by 0, atomically; *@old is what was there. */
+int vireo_user_take(unsigned long hva, u8 *old)
+{
+	u8 value = 0;
+
+	if (!user_access_begin((void __user *)hva, sizeof(value)))
+		return -EFAULT;
+	asm goto("1: xchgb %0, %1\n\t" _ASM_EXTABLE_UA(1b, %l[fault])
+		 : "+q"(value), "+m"(*(u8 __user *)hva) : : "memory" : fault);
+	user_access_end();
+	*old = value;
+	return 0;
+fault:
+	user_access_end();
+	return -EFAULT;
+}
+
+/* Stores a byte at @hva of the current process, if that needs no page to be fetched. Any context. */
+bool vireo_user_store_nofault(unsigned long hva, u8 value)
+{
+	return !copy_to_user_nofault((void __user *)hva, &value, sizeof(value));
 }
 
 /*

@@ -62,6 +62,7 @@ bool vireo_exit_work_pending(void);
 int vireo_handle_exit_work(void);
 void vireo_cond_resched(void);
 bool vireo_alone(void);
+bool vireo_wants_cpu(void);
 
 void vireo_cpu_state(struct vireo_cpu_state *state);
 void vireo_host_save(struct vireo_host_state *state);
@@ -72,6 +73,7 @@ void vireo_mitigation_cleanup(void);
 void vireo_l1d_used(void);
 void vireo_l1d_flush(void);
 void vireo_switch_guest(const void *guest);
+void vireo_reduce_speculation(void);
 void vireo_guest_left(void);
 
 int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason);
@@ -99,6 +101,8 @@ struct vireo_expected {
 
 bool vireo_user_holds(const struct vireo_expected *list, unsigned int count);
 int vireo_user_cmpxchg(unsigned long hva, u64 *old, u64 new, unsigned int size);
+int vireo_user_take(unsigned long hva, u8 *old);
+bool vireo_user_store_nofault(unsigned long hva, u8 value);
 unsigned int vireo_host_order(struct mm_struct *mm, unsigned long hva);
 unsigned long vireo_virt_to_pfn(const void *addr);
 void *vireo_pfn_to_virt(unsigned long pfn);

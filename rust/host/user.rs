@@ -88,6 +88,20 @@ pub(crate) fn cmpxchg(at: Hva, old: u64, new: u64, size: usize) -> Result<bool> 
     }
 }
 
+/// Replaces a byte of the current process' memory by 0, atomically, and returns what was there. May sleep.
+pub(crate) fn take_byte(at: Hva) -> Result<u8> {
+    let mut old = 0;
+    // SAFETY: The function catches faults and refuses kernel addresses; `old` is valid for writing.
+    kernel::error::to_result(unsafe { b::vireo_user_take(at.raw() as usize, &mut old) })?;
+    Ok(old)
+}
+
+/// Stores a byte in the current process' memory if the page is there. Returns whether it is done. Any context.
+pub(crate) fn store_byte_now(at: Hva, value: u8) -> bool {
+    // SAFETY: The function catches faults and refuses kernel addresses.
+    unsafe { b::vireo_user_store_nofault(at.raw() as usize, value) }
+}
+
 /// A reference to the page behind an address of the VMM's, which keeps the page from being reused.
 ///
 /// # Invariants

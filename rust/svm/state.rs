@@ -39,7 +39,7 @@ pub(super) struct SvmState {
     svm: &'static Svm,
     asid: Asid,
     /// What VMSAVE saves of the host.
-    host: HostPage,
+    _host: HostPage,
     host_hpa: Hpa,
     host_debugctl: u64,
     pub(super) msrs: ExchangedMsrs<{ EXCHANGED.len() }>,
@@ -76,7 +76,7 @@ impl SvmState {
             svm,
             asid: Asid::default(),
             host_hpa: host.hpa(),
-            host,
+            _host: host,
             host_debugctl: 0,
             msrs: ExchangedMsrs::new(EXCHANGED, count, [0, Format::SVM.one().multiplier()]),
             cpu: -1,
@@ -119,7 +119,7 @@ impl Switch for SvmState {
         // SAFETY: Interrupts are off; the pointer is only compared with others.
         unsafe { b::vireo_switch_guest(core::ptr::from_ref(self).cast()) };
         // SAFETY: The page is ours, interrupts are off.
-        unsafe { insn::vmsave(self.host.hpa()) };
+        unsafe { insn::vmsave(self.host_hpa) };
         // SAFETY: Every CPU with SVM has the MSR.
         self.host_debugctl = unsafe { cpu::rdmsr(msr::IA32_DEBUGCTL) };
         self.msrs.load(irq);

@@ -2,7 +2,10 @@
 
 //! A vCPU on SVM: entry and exit.
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 use super::{
     setup::Svm,
@@ -12,15 +15,15 @@ use super::{
 use crate::{
     backend::{
         Entry,
-        Left, //
+        Left,
+        Loaded, //
     },
     bindings as b,
     host::{
         cpu::{
             self,
             IrqOff, //
-        },
-        sched::Loaded, //
+        }, //
     },
     model::{
         addr::Hpa,
@@ -61,7 +64,8 @@ use crate::{
             vector,
             Gpr, //
         }, //
-    }, //
+    },
+    vcpu::table::VcpuShared, //
 };
 
 mod nmi;
@@ -99,8 +103,13 @@ pub(crate) struct SvmVcpu {
 
 impl SvmVcpu {
     /// Makes a vCPU whose VMCB has its controls set and no guest state yet. `root` is the root of the VM's
-    /// nested page tables.
-    pub(crate) fn new(svm: &'static Svm, root: Hpa, has_apic: bool) -> Result<Self> {
+    /// nested page tables; `shared` is told where the vCPU's thread is.
+    pub(crate) fn new(
+        svm: &'static Svm,
+        root: Hpa,
+        has_apic: bool,
+        shared: Arc<VcpuShared>,
+    ) -> Result<Self> {
         let features = &svm.features;
         let mut vmcb = VmcbPage::new(features)?;
         let control = &mut vmcb.vmcb_mut().control;
@@ -122,7 +131,7 @@ impl SvmVcpu {
         control.intercepts = intercepts.words();
         Ok(Self {
             svm,
-            state: KBox::pin_init(Loaded::new(SvmState::new(svm)?), GFP_KERNEL)?,
+            state: KBox::pin_init(Loaded::new(SvmState::new(svm)?, shared), GFP_KERNEL)?,
             vmcb,
             has_apic,
             cr0: 0,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! What a vCPU shares with a guest that knows its host: clock, steal time, hypercalls.
+//! What a vCPU shares with a guest that knows its host: the clock here, the rest in the files of the folder.
 
 use kernel::prelude::*;
 
@@ -9,14 +9,8 @@ use super::{
     State, //
 };
 use crate::{
-    backend::{
-        BackendVcpu,
-        Hidden,
-        Reg, //
-    },
     clock,
     host::cpu,
-    irqchip::deliver,
     model::{
         addr::{
             Gpa,
@@ -34,57 +28,47 @@ use crate::{
             }, //
         },
         pv::{
-            hypercall::{
-                self,
-                Call,
-                Registers, //
-            },
-            steal,
-            Area,
+            self,
+            poll,
             Gp, //
         },
-        x86::{
-            ar,
-            efer,
-            msr,
-            Gpr,
-            SegReg, //
-        }, //
+        x86::msr, //
     },
     vm::Vm, //
 };
 
-/// What must be done to the guest's clock before it runs on.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum ClockState {
-    /// Nothing.
-    #[default]
-    Fresh,
-    /// Its page must be written.
-    Stale,
-    /// The counter and the page must be brought up to date at each entry.
-    Lagging,
+mod calls;
+mod eoi;
+mod steal;
+
+/// What the guest finds in its memory and must be brought up to date before it runs on, one bit each.
+mod stale {
+    /// The clock.
+    pub(super) const CLOCK: u8 = 1 << 0;
+    /// Steal time, and the byte beside it that says whether the vCPU runs.
+    pub(super) const STEAL: u8 = 1 << 1;
+    /// The time-stamp counter, which falls behind while the guest runs, and with it the clock: at each entry.
+    pub(super) const LAG: u8 = 1 << 2;
 }
 
 /// What a vCPU shares with its guest.
-#[derive(Default)]
 pub(crate) struct Paravirt {
+    /// Bits of [`stale`].
+    stale: u8,
+    /// The guest has only the services that its CPUID names (`KVM_CAP_ENFORCE_PV_FEATURE_CPUID`).
+    enforced: bool,
     /// `MSR_KVM_SYSTEM_TIME`.
     system_time: u64,
-    /// What must be done to the guest's clock before it runs on.
-    clock: ClockState,
     /// The guest must be told that it was stopped.
     stopped: bool,
     /// The clock is this vCPU's alone, so that its page must be written on each CPU anew.
     own_clock: bool,
     /// The CPU on which the guest ran last.
     cpu: i32,
-    /// `MSR_KVM_STEAL_TIME`, and where that is.
-    steal_time: u64,
-    steal_area: Option<Gpa>,
-    steal: steal::Account,
-    /// The thread's run delay that has been charged.
-    charged: u64,
+    steal: steal::Steal,
+    pub(super) eoi: eoi::Eoi,
+    /// `MSR_KVM_POLL_CONTROL`.
+    poll: u64,
     /// Which of the VM's counters this vCPU has.
     pub(super) generation: Generation,
     /// Another vCPU has ended this one's HLT, which may be still to come.
@@ -95,40 +79,48 @@ impl Paravirt {
     /// Makes the state of the next vCPU of `vm`, with its time-stamp counter. vCPUs are made one after
     /// another.
     pub(crate) fn new(vm: &Vm) -> (GuestTsc, Self) {
-        let mut new = Self::default();
+        let mut new = Self {
+            stale: 0,
+            enforced: false,
+            system_time: 0,
+            stopped: false,
+            own_clock: false,
+            cpu: 0,
+            steal: steal::Steal::default(),
+            eoi: eoi::Eoi::default(),
+            poll: poll::RESET,
+            generation: Generation::default(),
+            kicked: false,
+        };
         let vcpus = vm.memory().vcpus.len().saturating_add(1);
         let mut tsc =
             clock::guest_tsc(vm.tsc_khz()).unwrap_or_else(|| GuestTsc::host(cpu::tsc_khz()));
-        let time = vm.time();
-        let generation = &mut new.generation;
+        let (time, generation) = (vm.time(), &mut new.generation);
         let (offset, renew) = time.write_tsc(Write::Creation, &tsc, generation, vcpus);
         tsc.set_offset(offset);
         if renew {
             vm.renew_clocks();
         }
-        if tsc.lags() {
-            new.set_lagging(true);
-        }
+        new.set_lagging(tsc.lags());
         (tsc, new)
+    }
+
+    /// The counter falls behind while the guest runs, or does not any more.
+    pub(super) fn set_lagging(&mut self, lags: bool) {
+        self.stale &= !stale::LAG;
+        if lags {
+            self.stale |= stale::LAG;
+        }
     }
 
     /// Has the clock's page written before the guest runs on.
     pub(super) fn renew_clock(&mut self) {
         if self.system_time != 0 {
-            self.clock = ClockState::Stale;
+            self.stale |= stale::CLOCK;
         }
     }
 
-    /// The counter falls behind while the guest runs, or does not any more.
-    pub(super) fn set_lagging(&mut self, lags: bool) {
-        self.clock = if lags {
-            ClockState::Lagging
-        } else {
-            ClockState::Stale
-        };
-    }
-
-    /// The guest is about to run on `cpu`. Returns whether its clock must be written first.
+    /// The guest is about to run on `cpu`. Returns whether its memory must be brought up to date first.
     #[inline]
     pub(super) fn runs_on(&mut self, cpu: i32) -> bool {
         let moved = self.cpu != cpu;
@@ -136,7 +128,12 @@ impl Paravirt {
         if moved && self.own_clock {
             self.renew_clock();
         }
-        self.clock == ClockState::Stale
+        self.stale & !stale::LAG != 0
+    }
+
+    /// Whether HLT is polled.
+    pub(super) fn polls(&self) -> bool {
+        poll::is_on(self.poll)
     }
 
     /// Takes the end of a HLT that another vCPU has sent.
@@ -160,6 +157,31 @@ impl State {
         if bits & news::KICK != 0 {
             self.paravirt.kicked = true;
         }
+        if bits & news::STEAL != 0 {
+            self.renew_steal();
+        }
+    }
+
+    /// The services that the guest can use: bits of [`pv::feature`].
+    fn services(&self) -> u32 {
+        if self.paravirt.enforced {
+            self.guest.paravirt
+        } else {
+            self.cpu.caps.paravirt
+        }
+    }
+
+    /// Lets the guest have only those that its CPUID names, or all.
+    pub(super) fn enforce_paravirt(&mut self, enforced: bool) {
+        self.paravirt.enforced = enforced;
+    }
+
+    /// Switches everything off, as RESET and INIT do.
+    pub(super) fn reset_paravirt(&mut self) {
+        self.paravirt.system_time = 0;
+        self.paravirt.stale &= stale::LAG;
+        self.stop_steal();
+        self.paravirt.eoi = eoi::Eoi::default();
     }
 
     /// The VMM runs the vCPU.
@@ -167,60 +189,62 @@ impl State {
         if self.paravirt.own_clock {
             self.paravirt.renew_clock();
         }
+        // The thread may have been anywhere.
+        self.renew_steal();
     }
 
     /// Brings up to date what the guest finds in its memory.
     #[inline]
     pub(super) fn share_with_guest(&mut self) {
-        if self.paravirt.clock != ClockState::Fresh {
-            self.renew();
-        }
-        if let Some(area) = self.paravirt.steal_area {
-            let delay = cpu::run_delay_ns();
-            if delay != self.paravirt.charged {
-                self.charge(area, delay);
-            }
+        if self.paravirt.stale != 0 {
+            self.renew_shared();
         }
     }
 
-    /// Brings the guest's clock up to date.
-    fn renew(&mut self) {
-        self.paravirt.clock = ClockState::Fresh;
-        if self.tsc.lags() {
-            self.paravirt.clock = ClockState::Lagging;
+    #[cold]
+    fn renew_shared(&mut self) {
+        let stale = self.paravirt.stale;
+        self.paravirt.stale &= stale::LAG;
+        if stale & stale::LAG != 0 {
             self.apply_tsc();
         }
-        self.write_clock();
+        if stale & (stale::CLOCK | stale::LAG) != 0 {
+            self.write_clock();
+        }
+        if stale & stale::STEAL != 0 {
+            self.write_steal();
+        }
     }
 
     /// Reads an MSR of these services.
     pub(super) fn paravirt_msr(&self, number: u32) -> Option<u64> {
+        if !pv::has_register(number, self.services()) {
+            return None;
+        }
         Some(match number {
             msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_NEW => self.vm.time().wall_clock(),
             msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_NEW => self.paravirt.system_time,
-            msr::KVM_STEAL_TIME => self.paravirt.steal_time,
+            msr::KVM_STEAL_TIME => self.paravirt.steal.register(),
+            msr::KVM_PV_EOI_EN => self.paravirt.eoi.register(),
+            msr::KVM_POLL_CONTROL => self.paravirt.poll,
             _ => return None,
         })
     }
 
     /// Writes one.
     pub(super) fn set_paravirt_msr(&mut self, number: u32, value: u64) -> Result<(), Gp> {
+        if !pv::has_register(number, self.services()) {
+            return Err(Gp);
+        }
         match number {
             msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_NEW => self.write_wall_clock(value),
             msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_NEW => {
                 self.paravirt.system_time = value;
                 self.paravirt.renew_clock();
             }
-            msr::KVM_STEAL_TIME => {
-                let area = steal::area(value)?;
-                self.paravirt.steal_time = value;
-                self.paravirt.steal_area = match area {
-                    Area::At(address) => Some(Gpa::new(address)),
-                    Area::Off => None,
-                };
-                // The guest finds an area that has been written when it goes on.
-                self.paravirt.charged = u64::MAX;
-            }
+            msr::KVM_STEAL_TIME => self.set_steal_time(value)?,
+            msr::KVM_PV_EOI_EN => self.set_pv_eoi(value)?,
+            msr::KVM_POLL_CONTROL => self.paravirt.poll = poll::check(value)?,
             _ => return Err(Gp),
         }
         Ok(())
@@ -280,29 +304,6 @@ impl State {
         }
     }
 
-    /// Charges what the thread has waited to the guest's area.
-    fn charge(&mut self, area: Gpa, delay: u64) {
-        self.paravirt.charged = delay;
-        let at = |offset: u64| Gpa::new(area.raw().wrapping_add(offset));
-        let memory = self.vm.memory();
-        let mut steal = [0; 8];
-        if memory.read(at(steal::STEAL_OFFSET), &mut steal).is_err() {
-            return;
-        }
-        let (during, after) = steal::versions(self.guest_word(at(steal::VERSION_OFFSET)));
-        let account = &mut self.paravirt.steal;
-        let stolen = account.charge(u64::from_le_bytes(steal), delay);
-        let memory = self.vm.memory();
-        let version = at(steal::VERSION_OFFSET);
-        let written = memory
-            .write(version, &during.to_le_bytes())
-            .and_then(|()| memory.write(at(steal::STEAL_OFFSET), &stolen.to_le_bytes()))
-            .and_then(|()| memory.write(version, &after.to_le_bytes()));
-        if written.is_err() {
-            pr_debug!("vireo: no memory for a guest's steal time\n");
-        }
-    }
-
     /// `KVM_KVMCLOCK_CTRL`: the guest learns with its clock that it was stopped.
     pub(super) fn guest_was_stopped(&mut self) -> Result {
         if Page::from_msr(self.paravirt.system_time) == Page::Off {
@@ -311,53 +312,5 @@ impl State {
         self.paravirt.stopped = true;
         self.paravirt.renew_clock();
         Ok(())
-    }
-
-    /// Carries out a hypercall and returns what the guest finds in RAX.
-    pub(crate) fn guest_call(&mut self) -> u64 {
-        let code = self.backend.segment(Hidden::Seg(SegReg::Cs));
-        let long_mode = self.backend.register(Reg::Efer) & efer::LMA != 0 && code.ar & ar::L != 0;
-        let gpr = |gpr: Gpr| self.regs.gpr[gpr.index()];
-        let registers = Registers {
-            number: gpr(Gpr::Rax),
-            args: [Gpr::Rbx, Gpr::Rcx, Gpr::Rdx, Gpr::Rsi].map(gpr),
-            long_mode,
-            cpl: self.cpl(),
-        };
-        let result = match hypercall::decode(&registers, self.cpu.caps.paravirt) {
-            Ok(call) => self.carry_out(call),
-            Err(failure) => failure.code(),
-        };
-        if long_mode {
-            result as u64
-        } else {
-            result as u32 as u64
-        }
-    }
-
-    fn carry_out(&mut self, call: Call) -> i64 {
-        let vcpus = &self.vm.memory().vcpus;
-        match call {
-            // Nobody is offered the directed yield.
-            Call::Poll | Call::Yield(_) => 0,
-            Call::Kick(id) => {
-                if let Some(vcpu) = vcpus.iter().find(|vcpu| vcpu.identity().id == id) {
-                    vcpu.tell(news::KICK);
-                }
-                0
-            }
-            Call::SendIpi(ipi) => {
-                let mut count = 0;
-                for vcpu in vcpus.iter() {
-                    let identity = vcpu.identity();
-                    let message = ipi.message(identity.id);
-                    if ipi.reaches(identity.id) && identity.accepts(message.delivery) {
-                        deliver::post(vcpu, message.delivery, message.vector, message.trigger);
-                        count += 1;
-                    }
-                }
-                count
-            }
-        }
     }
 }

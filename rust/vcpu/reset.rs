@@ -64,8 +64,9 @@ impl State {
     /// INIT: as RESET, but that the FPU, most MSRs and the APIC's ID and base are kept.
     pub(super) fn reset_by_init(&mut self) {
         self.msrs.reset(MsrReset::Init);
+        self.reset_paravirt();
         self.events.reset();
-        if let Some(lapic) = &mut self.lapic {
+        if let Some(lapic) = self.lapic_mut() {
             lapic.reset(ApicReset::Init);
             self.arm(Timer::Stop);
         }

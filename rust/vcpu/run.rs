@@ -60,6 +60,7 @@ impl State {
     /// kept the guest from running, such as `EFAULT` for a hole in the VMM's memory.
     pub(super) fn run(&mut self) -> Result {
         let mask = self.signal_mask.as_ref().map(SignalMask::new);
+        self.shared.presence.runs_here();
         self.backend.load();
         self.fpu.swap_in();
         let result = self.run_loaded();
@@ -90,9 +91,7 @@ impl State {
         }
         loop {
             if sched::exit_work_pending() {
-                sched::handle_exit_work().inspect_err(|_| {
-                    self.run.set_reason(uapi::KVM_EXIT_INTR);
-                })?;
+                self.make_way()?;
             }
             if let Some(vector) = self.completed.take() {
                 self.run.set_ioapic_eoi(vector);
@@ -119,12 +118,23 @@ impl State {
         }
     }
 
+    /// Does what the host has for the thread, which may lose its CPU.
+    #[cold]
+    fn make_way(&mut self) -> Result {
+        let user_mode = self.cpl() != 0;
+        let presence = &self.shared.presence;
+        presence.set_user_mode(user_mode);
+        let done = presence.rest(sched::handle_exit_work);
+        done.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))
+    }
+
     /// Goes on with what the VMM has been asked for.
     fn complete(&mut self) -> Result<Next> {
         match core::mem::replace(&mut self.pending, Pending::None) {
             Pending::None => {}
             Pending::In(size) => self.complete_in(size),
             Pending::Out => self.end_instruction(),
+            Pending::Load(load) => self.complete_load(&load),
             Pending::Emulation => return self.continue_emulation(),
         }
         Ok(Next::Resume)
@@ -142,7 +152,12 @@ impl State {
         }
         let policy = self.vm.halt_policy();
         let start = cpu::now_ns();
-        let polled = self.poll(self.halt_window.ns(&policy));
+        let window = if self.paravirt.polls() {
+            self.halt_window.ns(&policy)
+        } else {
+            0
+        };
+        let polled = self.poll(window);
         let woken = if polled { Ok(()) } else { self.sleep() };
         let halted_ns = cpu::now_ns().saturating_sub(start);
         let wake = if woken.is_ok() {
@@ -194,7 +209,8 @@ impl State {
         }
         let shared = self.shared.clone();
         let ready = || !shared.inbox().is_empty() || shared.timer.has_fired();
-        let woken = shared.timer.waiter.wait(ready);
+        let wait = || shared.timer.waiter.wait(ready);
+        let woken = shared.presence.rest(wait);
         if self.deadline.is_some() && !shared.timer.has_fired() {
             shared.timer.cancel();
         }
@@ -214,17 +230,12 @@ impl State {
             || self.shared.timer.has_fired()
             || self.paravirt.runs_on(cpu)
         {
-            waiter.left();
-            return None;
+            return self.stay_out();
         }
         let tlb_generation = self.vm.memory().generation();
         fpu::sync(&irq);
         let event = self.next_event(&irq);
-        self.mirror_apic();
-        let (tpr, tpr_threshold) = match &self.lapic {
-            Some(lapic) => (lapic.tpr(), lapic.tpr_threshold()),
-            None => (0, 0),
-        };
+        let (tpr, tpr_threshold) = self.hand_over_apic(&irq);
 
         let host_xcr0 = self.cpu.host_xcr0;
         let switch_xcr0 = self.xcr0 != host_xcr0 && host_xcr0 != 0;
@@ -277,10 +288,20 @@ impl State {
         if let (Some(tpr), Some(lapic)) = (left.tpr, &mut self.lapic) {
             lapic.set_tpr(tpr);
         }
+        if self.paravirt.eoi.is_offered() {
+            self.take_back_eoi();
+        }
         if let (Exit::EntryFailure(_), Some(event)) = (&left.exit, event) {
             self.events.requeue(event);
         }
         Some(left)
+    }
+
+    /// There is something to see to before the guest can be entered. The compiler learns here which way is rare.
+    #[cold]
+    fn stay_out(&self) -> Option<Left> {
+        self.shared.timer.waiter.left();
+        None
     }
 
     /// Whether the VMM could inject an interrupt now (without an interrupt controller in the kernel).

@@ -17,14 +17,19 @@ use kernel::{
     }, //
 };
 
+use super::presence::Presence;
 use crate::{
-    host::timer::WakeTimer,
+    host::{
+        sched::Yielded,
+        timer::WakeTimer, //
+    },
     model::{
         apic::{
             Identity,
             Lint0, //
         },
-        msi::Trigger, //
+        msi::Trigger,
+        pv::spin, //
     }, //
 };
 
@@ -50,6 +55,10 @@ pub(crate) mod news {
     pub(crate) const CLOCK: u32 = 1 << 5;
     /// Another vCPU ends this one's HLT.
     pub(crate) const KICK: u32 = 1 << 6;
+    /// The vCPU's thread has been off the CPU.
+    pub(crate) const STEAL: u32 = 1 << 7;
+    /// Other vectors than before are watched for their completion.
+    pub(crate) const WATCHED: u32 = 1 << 8;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
@@ -140,6 +149,9 @@ pub(crate) struct VcpuShared {
     identity: SpinLockIrq<Identity>,
     /// What this vCPU takes from LINT0: a [`Lint0`].
     lint0: Atomic<u32>,
+    /// Where the vCPU's thread is.
+    #[pin]
+    pub(super) presence: Presence,
 }
 
 impl VcpuShared {
@@ -152,6 +164,7 @@ impl VcpuShared {
                 timer <- WakeTimer::new(),
                 identity <- new_spinlock_irq!(identity),
                 lint0: Atomic::new(Lint0::Nothing as u32),
+                presence <- Presence::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -215,8 +228,13 @@ impl VcpuShared {
 
     /// Sends news that carry no vector. Any context.
     pub(crate) fn tell(&self, bits: u32) {
-        self.inbox.announce(bits);
+        self.note(bits);
         self.timer.waiter.wake();
+    }
+
+    /// Leaves news for the vCPU from its own thread. Any context.
+    pub(super) fn note(&self, bits: u32) {
+        self.inbox.announce(bits);
     }
 }
 
@@ -225,6 +243,8 @@ impl VcpuShared {
 pub(crate) struct VcpuTable {
     slots: [SetOnce<Arc<VcpuShared>>; MAX_VCPUS],
     count: Atomic<u32>,
+    /// The index of the vCPU to which one that spun gave its turn last.
+    favoured: Atomic<u32>,
 }
 
 impl VcpuTable {
@@ -233,6 +253,7 @@ impl VcpuTable {
         Self {
             slots: [const { SetOnce::new() }; MAX_VCPUS],
             count: Atomic::new(0),
+            favoured: Atomic::new(0),
         }
     }
 
@@ -260,6 +281,38 @@ impl VcpuTable {
     /// Returns the vCPU with number `id`.
     pub(crate) fn find(&self, id: u32) -> Option<&Arc<VcpuShared>> {
         self.iter().find(|vcpu| vcpu.id == id)
+    }
+
+    /// Gives the turn of `me`, which spins, to a sibling that is ready to run and may be what it waits for.
+    /// `in_kernel`: the guest is in kernel mode. Returns whether there was one.
+    pub(crate) fn favour_sibling(&self, me: &VcpuShared, in_kernel: bool) -> bool {
+        let is_me = |vcpu: &Arc<VcpuShared>| core::ptr::eq(&**vcpu, me);
+        let index = self.iter().position(is_me).unwrap_or(MAX_VCPUS);
+        let last = self.favoured.load(Relaxed);
+        let mut failures = 0;
+        me.set_spinning(true);
+        let mut found = false;
+        for index in spin::order(self.len() as u32, index as u32, last) {
+            let Some(vcpu) = self.slots.get(index as usize).and_then(SetOnce::as_ref) else {
+                break;
+            };
+            if !vcpu.as_sibling().helps(in_kernel) || !vcpu.may_be_chosen() {
+                continue;
+            }
+            match vcpu.yield_to() {
+                Yielded::Done => {
+                    self.favoured.store(index, Relaxed);
+                    found = true;
+                }
+                Yielded::Refused => {}
+                Yielded::Pointless => failures += 1,
+            }
+            if found || failures == spin::MAX_FAILURES {
+                break;
+            }
+        }
+        me.set_spinning(false);
+        found
     }
 
     /// Returns the vCPUs.

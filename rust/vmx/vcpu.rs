@@ -2,7 +2,10 @@
 
 //! A vCPU on VMX: entry and exit, and the guest state that the VMCS holds.
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 use super::{
     setup::Vmx,
@@ -12,7 +15,8 @@ use super::{
 use crate::{
     backend::{
         Entry,
-        Left, //
+        Left,
+        Loaded, //
     },
     bindings as b,
     host::{
@@ -23,8 +27,7 @@ use crate::{
         page::{
             ApicPage,
             HostPage, //
-        },
-        sched::Loaded, //
+        }, //
     },
     model::{
         addr::Hpa,
@@ -37,7 +40,7 @@ use crate::{
         },
         pt::ept,
         vmx::{
-            ctls::{self, pin, primary, secondary},
+            ctls::{self, pin, primary},
             event::{
                 Injection,
                 InterruptionInfo, //
@@ -54,7 +57,8 @@ use crate::{
             rflags,
             vector, //
         }, //
-    }, //
+    },
+    vcpu::table::VcpuShared, //
 };
 
 mod operations;
@@ -98,6 +102,8 @@ pub(crate) struct VmxVcpu {
     efer: u64,
     tpr: u8,
     tpr_threshold: u8,
+    /// The EOI-exit bitmap.
+    eoi_exits: [u64; 4],
 }
 
 /// The exit-information fields of the current VMCS.
@@ -134,12 +140,14 @@ impl VmxVcpu {
     /// Makes a vCPU whose VMCS has its controls and host state set and no guest state yet.
     ///
     /// `root` is the root of the VM's EPT tables, `index` a number that no other vCPU of the VM has, `apic`
-    /// the page that is mapped at the local APIC's address, if the APIC is in the kernel.
+    /// the page that is mapped at the local APIC's address, if the APIC is in the kernel; `shared` is told where
+    /// the vCPU's thread is.
     pub(crate) fn new(
         vmx: &'static Vmx,
         root: Hpa,
         index: usize,
         apic: Option<Hpa>,
+        shared: Arc<VcpuShared>,
     ) -> Result<Self> {
         let has_apic = apic.is_some();
         let eptp = ept::eptp(root, vmx.ept());
@@ -152,7 +160,7 @@ impl VmxVcpu {
             let irq = IrqOff::new();
             VmxState::new(vmx, page, &irq)?
         };
-        let state = KBox::pin_init(Loaded::new(state), GFP_KERNEL)?;
+        let state = KBox::pin_init(Loaded::new(state, shared), GFP_KERNEL)?;
         let mut controls = vmx.controls.primary;
         if !has_apic && vmx.controls.features.tpr_shadow {
             controls &= !primary::TPR_SHADOW;
@@ -175,6 +183,7 @@ impl VmxVcpu {
             efer: 0,
             tpr: 0,
             tpr_threshold: 0,
+            eoi_exits: [0; 4],
         };
         this.init_vmcs();
         if let (Some(page), true) = (apic, this.virtualizes_apic()) {
@@ -199,19 +208,13 @@ impl VmxVcpu {
         let (primary, eptp, vpid) = (self.primary, self.eptp, self.vpid);
         let (cr0_mask, cr4_mask) = (self.cr0_mask, self.cr4_mask);
         let vapic = self.vapic.hpa();
-        let mut secondary = controls.secondary;
-        if primary & primary::TPR_SHADOW == 0 {
-            secondary &= !(secondary::APIC_REGISTER_VIRTUALIZATION
-                | secondary::VIRTUALIZE_X2APIC
-                | secondary::VIRTUAL_INTERRUPT_DELIVERY);
-        }
         self.with(|vmcs| {
             vmcs.write(
                 field::PIN_BASED_CONTROLS,
                 controls.pin & !pin::PREEMPTION_TIMER,
             );
             vmcs.write(field::PRIMARY_CONTROLS, primary);
-            vmcs.write(field::SECONDARY_CONTROLS, secondary);
+            vmcs.write(field::SECONDARY_CONTROLS, controls.secondary);
             vmcs.write(field::EXIT_CONTROLS, controls.exit);
             vmcs.write(field::ENTRY_CONTROLS, controls.entry);
             vmcs.write(field::EXCEPTION_BITMAP, EXCEPTION_BITMAP);
@@ -234,6 +237,12 @@ impl VmxVcpu {
             if primary & primary::TPR_SHADOW != 0 {
                 vmcs.write(field::VIRTUAL_APIC_ADDRESS, vapic.raw());
                 vmcs.write(field::TPR_THRESHOLD, 0);
+            }
+            if features.virtual_interrupts {
+                vmcs.write(field::GUEST_INTERRUPT_STATUS, 0);
+                for field in operations::EOI_EXIT_BITMAP {
+                    vmcs.write(field, 0);
+                }
             }
             if features.pause_loop {
                 vmcs.write(field::PLE_GAP, PLE_GAP);

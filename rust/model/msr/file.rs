@@ -7,6 +7,7 @@ use super::mtrr::{pat_valid, Mtrrs};
 use super::{list, quiet, rules, Ctx, Effect, FeatureMsrs, MsrError, Origin, Place, Read};
 use crate::model::cpuid::{Feature, Vendor};
 use crate::model::errno::Errno;
+use crate::model::pv;
 use crate::model::x86::{misc_enable, msr};
 
 /// PAT after reset: WB, WT, UC-, UC, twice (SDM vol. 3 section 12.12.4).
@@ -431,7 +432,7 @@ fn place(index: u32, ctx: &Ctx<'_>) -> Option<Place> {
         msr::IA32_UMWAIT_CONTROL => Place::UmwaitControl,
         msr::KVM_WALL_CLOCK..=msr::KVM_SYSTEM_TIME
         | msr::KVM_WALL_CLOCK_NEW..=msr::KVM_MIGRATION_CONTROL
-            if rules::is_paravirt(index, ctx.caps.paravirt) =>
+            if pv::has_register(index, ctx.caps.paravirt) =>
         {
             Place::Paravirt(index)
         }

@@ -7,8 +7,9 @@
 //! machine-check banks, whose number follows from IA32_MTRRCAP and IA32_MCG_CAP; all can be read and
 //! written all the same.
 
-use super::{rules, MsrError};
+use super::MsrError;
 use crate::model::cpuid::{Caps, Feature, Vendor};
+use crate::model::pv;
 use crate::model::x86::msr;
 
 /// What must be offered for an MSR to be listed.
@@ -80,7 +81,7 @@ fn is_offered(entry: &(u32, When), caps: &Caps) -> bool {
         When::Always => true,
         When::Has(feature) => caps.has(feature),
         When::Either(one, other) => caps.has(one) || caps.has(other),
-        When::Paravirt => rules::is_paravirt(entry.0, caps.paravirt),
+        When::Paravirt => pv::has_register(entry.0, caps.paravirt),
         When::Xss => caps.xss != 0,
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{Ctx, MsrError, Origin};
 use crate::model::cpuid::{Feature, Vendor};
-use crate::model::x86::{efer, is_canonical, msr};
+use crate::model::x86::{efer, is_canonical};
 
 /// Checks a write of `new` to IA32_EFER and returns what the register holds then.
 ///
@@ -82,28 +82,6 @@ pub(super) fn has_ibpb(ctx: &Ctx<'_>, origin: Origin) -> bool {
         Origin::Guest => ctx.guest.has(Feature::SPEC_CTRL) || ctx.guest.has(Feature::AMD_IBPB),
         Origin::Host => ctx.caps.has(Feature::SPEC_CTRL) || ctx.caps.has(Feature::AMD_IBPB),
     }
-}
-
-/// Bits of the paravirtual feature leaf (Documentation/virt/kvm/x86/cpuid.rst) that bring MSRs.
-const PARAVIRT: [(u32, u32); 11] = [
-    (msr::KVM_WALL_CLOCK, 1 << 0),
-    (msr::KVM_SYSTEM_TIME, 1 << 0),
-    (msr::KVM_WALL_CLOCK_NEW, 1 << 3),
-    (msr::KVM_SYSTEM_TIME_NEW, 1 << 3),
-    (msr::KVM_ASYNC_PF_EN, 1 << 4),
-    (msr::KVM_STEAL_TIME, 1 << 5),
-    (msr::KVM_PV_EOI_EN, 1 << 6),
-    (msr::KVM_POLL_CONTROL, 1 << 12),
-    (msr::KVM_ASYNC_PF_INT, 1 << 14),
-    (msr::KVM_ASYNC_PF_ACK, 1 << 14),
-    (msr::KVM_MIGRATION_CONTROL, 1 << 17),
-];
-
-/// Says whether `index` is a paravirtual MSR that is offered by `features`.
-pub(super) fn is_paravirt(index: u32, features: u32) -> bool {
-    PARAVIRT
-        .iter()
-        .any(|(known, bit)| *known == index && features & bit != 0)
 }
 
 /// IA32_ARCH_CAPABILITIES bits that say what the processor is immune to or mitigates by itself (SDM vol. 4

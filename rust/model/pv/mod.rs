@@ -9,7 +9,11 @@
 pub mod async_pf;
 pub mod eoi;
 pub mod hypercall;
+pub mod poll;
+pub mod spin;
 pub mod steal;
+
+use crate::model::x86::msr;
 
 /// Bits of CPUID leaf 0x40000001, register EAX.
 pub mod feature {
@@ -49,6 +53,27 @@ pub mod feature {
 pub mod hint {
     /// vCPUs are never preempted for long.
     pub const REALTIME: u32 = 1 << 0;
+}
+
+/// The registers, and the features that bring them.
+const REGISTERS: [(u32, u32); 10] = [
+    (msr::KVM_WALL_CLOCK, feature::CLOCKSOURCE),
+    (msr::KVM_SYSTEM_TIME, feature::CLOCKSOURCE),
+    (msr::KVM_WALL_CLOCK_NEW, feature::CLOCKSOURCE2),
+    (msr::KVM_SYSTEM_TIME_NEW, feature::CLOCKSOURCE2),
+    (msr::KVM_ASYNC_PF_EN, feature::ASYNC_PF),
+    (msr::KVM_STEAL_TIME, feature::STEAL_TIME),
+    (msr::KVM_PV_EOI_EN, feature::PV_EOI),
+    (msr::KVM_POLL_CONTROL, feature::POLL_CONTROL),
+    (msr::KVM_ASYNC_PF_INT, feature::ASYNC_PF_INT),
+    (msr::KVM_ASYNC_PF_ACK, feature::ASYNC_PF_INT),
+];
+
+/// Says whether MSR `index` is one of these services', and there with `features`.
+pub fn has_register(index: u32, features: u32) -> bool {
+    REGISTERS
+        .iter()
+        .any(|(known, bit)| *known == index && features & bit != 0)
 }
 
 /// A fault of the guest's: the value of an MSR that it can't have.

@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::SvmVcpu;
 use crate::{
     backend::{
+        ApicHelp,
         BackendVcpu,
         Blocking,
         CodeBytes,
@@ -25,6 +26,7 @@ use crate::{
         page::ApicPage, //
     },
     model::{
+        apic::Mode,
         cpuid::{
             Feature,
             Guest, //
@@ -326,11 +328,20 @@ impl BackendVcpu for SvmVcpu {
         stepping
     }
 
+    #[inline]
+    fn retire_move(&mut self, length: u8) -> bool {
+        let stepping = self.after_instruction();
+        self.stop_step();
+        let save = &mut self.vmcb.vmcb_mut().save;
+        save.rip = save.rip.wrapping_add(length.into());
+        save.rflags &= !rflags::RF;
+        stepping
+    }
+
     #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
         let (rflags, efer) = (self.register(Reg::Rflags), self.efer);
-        let Vmcb { control, save } = self.vmcb.vmcb_mut();
-        let code = CodeBytes::new(control.fetched());
+        let save = &self.vmcb.vmcb().save;
         let cr0 = cr::guest_cr0(save.cr0, self.cr0);
         EmulationContext {
             rip: save.rip,
@@ -343,15 +354,22 @@ impl BackendVcpu for SvmVcpu {
             cr4: self.cr4,
             efer,
             linear: None,
-            code,
         }
+    }
+
+    fn fetched_code(&mut self) -> CodeBytes {
+        CodeBytes::new(self.vmcb.vmcb().control.fetched())
     }
 
     fn apic_page(&mut self) -> Option<&mut ApicPage> {
         None
     }
 
-    fn set_apic_mode(&mut self, _xapic: bool) {}
+    fn set_apic_mode(&mut self, _mode: Mode, _enabled: bool) -> ApicHelp {
+        ApicHelp::None
+    }
+
+    fn hand_over_interrupts(&mut self, _irq: &IrqOff, _status: u16, _exits: Option<[u64; 4]>) {}
 
     #[cold]
     fn dump(&mut self) {

@@ -44,7 +44,7 @@ pub const RFLAGS_ONE: u64 = 1 << 1;
 pub const RFLAGS_IF: u64 = 1 << 9;
 
 /// Present, writable and user in a page-table entry.
-const PTE_PWU: u64 = 7;
+pub const PTE_PWU: u64 = 7;
 /// A large page.
 const PTE_LARGE: u64 = 1 << 7;
 

@@ -35,15 +35,15 @@ const UNHALT: u32 = 1 << 7;
 const SEND_IPI: u32 = 1 << 11;
 
 /// Where the guests' areas are.
-const AREA: u64 = FREE;
+pub(super) const AREA: u64 = FREE;
 
-fn features(m: &Machine) -> std::result::Result<u32, Outcome> {
+pub(super) fn features(m: &Machine) -> std::result::Result<u32, Outcome> {
     let list = m.sys.supported_cpuid()?;
     let leaf = list.entries().iter().find(|e| e.function == 0x4000_0001).map_or(0, |e| e.eax);
     Ok(leaf)
 }
 
-fn need(m: &Machine, feature: u32) -> TestResult {
+pub(super) fn need(m: &Machine, feature: u32) -> TestResult {
     if features(m)? & feature == 0 {
         return skip(format!("no paravirtual feature {feature:#x}"));
     }
@@ -187,7 +187,7 @@ fn pv_clock_stopped() -> TestResult {
 }
 
 /// A second vCPU in the state of the first, ready to run.
-fn second(m: &Machine) -> std::result::Result<Vcpu, Outcome> {
+pub(super) fn second(m: &Machine) -> std::result::Result<Vcpu, Outcome> {
     let vcpu = m.vm.create_vcpu(1)?;
     vcpu.set_cpuid(m.sys.supported_cpuid()?.entries())?;
     let mut sregs = m.vcpu.sregs()?;
@@ -303,14 +303,23 @@ guest!(pv_call_amd:
     "jmp 2b",
 );
 
-fn caller() -> std::result::Result<Machine, Outcome> {
-    let mut m = Machine::irqchip(if is_amd() { pv_call_amd() } else { pv_call_intel() })?;
+/// The code of a guest that makes the hypercall which its registers hold.
+pub(super) fn caller_code() -> &'static [u8] {
+    if is_amd() {
+        pv_call_amd()
+    } else {
+        pv_call_intel()
+    }
+}
+
+pub(super) fn caller() -> std::result::Result<Machine, Outcome> {
+    let mut m = Machine::irqchip(caller_code())?;
     m.run_sync()?;
     Ok(m)
 }
 
 /// Makes a hypercall and returns its result.
-fn call(m: &mut Machine, number: u64, args: [u64; 4]) -> std::result::Result<i64, Outcome> {
+pub(super) fn call(m: &mut Machine, number: u64, args: [u64; 4]) -> std::result::Result<i64, Outcome> {
     m.with_regs(|r| {
         r.rax = number;
         [r.rbx, r.rcx, r.rdx, r.rsi] = args;
@@ -376,7 +385,7 @@ guest!(pv_halt:
 
 /// A halted vCPU that takes no interrupts is woken by the hypercall.
 fn pv_kick() -> TestResult {
-    let mut m = Machine::irqchip(if is_amd() { pv_call_amd() } else { pv_call_intel() })?;
+    let mut m = Machine::irqchip(caller_code())?;
     need(&m, UNHALT)?;
     m.mem.write(FREE, pv_halt());
     // KVM finds a vCPU by its APIC ID only after some APIC has changed since the vCPU was made.
