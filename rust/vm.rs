@@ -65,6 +65,8 @@ pub(crate) struct Vm {
     #[pin]
     time: VmTime,
     boot_cpu: Atomic<u32>,
+    /// vCPU numbers are below this; 0 until the VMM or the first vCPU has settled it.
+    vcpu_id_limit: Atomic<u32>,
     /// The longest that a HLT is polled for, in ns.
     halt_poll_ns: Atomic<u32>,
     /// The VMM wants to see to instructions that the emulator refuses.
@@ -97,6 +99,7 @@ impl Vm {
                 interrupts,
                 time <- VmTime::new(),
                 boot_cpu: Atomic::new(0),
+                vcpu_id_limit: Atomic::new(0),
                 halt_poll_ns: Atomic::new(crate::halt_poll_ns()),
                 exits_on_emulation_failure: Atomic::new(false),
                 doorbells <- Doorbells::new(),
@@ -194,10 +197,13 @@ impl Vm {
     }
 
     fn create_vcpu(this: ArcBorrow<'_, Self>, id: usize) -> Result<isize> {
-        if id >= MAX_VCPU_ID {
+        let _creating = this.creating.lock();
+        if this.vcpu_id_limit.load(Relaxed) == 0 {
+            this.vcpu_id_limit.store(MAX_VCPU_ID as u32, Relaxed);
+        }
+        if id >= this.vcpu_id_limit.load(Relaxed) as usize {
             return Err(EINVAL);
         }
-        let _creating = this.creating.lock();
         let vcpus = &this.memory().vcpus;
         if vcpus.len() >= MAX_VCPUS {
             return Err(EINVAL);
@@ -224,6 +230,14 @@ impl Vm {
         let _creating = self.creating.lock();
         if self.memory().vcpus.len() != 0 {
             return Err(EBUSY);
+        }
+        let limit = match self.vcpu_id_limit.load(Relaxed) {
+            0 => MAX_VCPU_ID,
+            limit => limit as usize,
+        };
+        // The limit itself is let through, as by KVM: then no vCPU starts by itself.
+        if id > limit {
+            return Err(EINVAL);
         }
         self.boot_cpu.store(id as u32, Relaxed);
         Ok(())
@@ -253,9 +267,25 @@ impl Vm {
                 self.exits_on_emulation_failure.store(first != 0, Relaxed);
                 Ok(())
             }
+            uapi::KVM_CAP_MAX_VCPU_ID => self.limit_vcpu_ids(first),
             uapi::KVM_CAP_X2APIC_API => self.interrupts.set_apic_api(first),
             _ => Err(EINVAL),
         }
+    }
+
+    /// `KVM_CAP_MAX_VCPU_ID`: vCPU numbers stay below `limit`. It can be set once, before the first vCPU.
+    fn limit_vcpu_ids(&self, limit: u64) -> Result {
+        let limit = u32::try_from(limit).map_err(|_| EINVAL)?;
+        if limit as usize > MAX_VCPU_ID {
+            return Err(EINVAL);
+        }
+        let _creating = self.creating.lock();
+        let old = self.vcpu_id_limit.load(Relaxed);
+        if self.boot_cpu() > limit || (old != 0 && old != limit) {
+            return Err(EINVAL);
+        }
+        self.vcpu_id_limit.store(limit, Relaxed);
+        Ok(())
     }
 
     fn set_memory_region(&self, request: Request) -> Result {
