@@ -206,11 +206,13 @@ guest!(pit_watchdog:
     "mov al, 0x34", "out 0x43, al",
     "mov eax, edi", "out 0x40, al", "shr eax, 8", "out 0x40, al",
     "2: out SYNC, al",
+    "sti",
     "3: cmp [EXC], rbx", "jb 3b",
     "out DONE, al",
 );
 
-/// The ticks of channel 0 are NMIs for a vCPU whose LINT0 has that mode, whether it takes interrupts or not.
+/// The ticks of channel 0 are NMIs for a vCPU whose LINT0 has that mode. (With IF clear, Bochs never leaves such a
+/// guest, nor one of KVM's.)
 fn irq_pit_watchdog() -> TestResult {
     const NMI_MODE: u64 = 0x400;
     let build = |lint0: u64| -> std::result::Result<Machine, Outcome> {
@@ -230,7 +232,7 @@ fn irq_pit_watchdog() -> TestResult {
     let elapsed = start.elapsed();
     check!(elapsed >= Duration::from_millis(99), "{elapsed:?} for 100 ms");
     check_eq!(m.mem.get(EXC_VECTOR), 2);
-    for lint0 in [NMI_MODE | 1 << 16, 0x700, 0x30] {
+    for lint0 in [NMI_MODE | 1 << 16, 0x30] {
         let mut m = build(lint0)?;
         std::thread::sleep(Duration::from_millis(30));
         m.run_done()?;
