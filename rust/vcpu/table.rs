@@ -20,6 +20,7 @@ use kernel::{
 use super::presence::Presence;
 use crate::{
     host::{
+        atomic,
         sched::Yielded,
         timer::WakeTimer, //
     },
@@ -99,7 +100,7 @@ impl Inbox {
     /// Whether there is something to take. A hint: the full answer is [`Inbox::take`].
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.news.load(Relaxed) == 0
+        atomic::read(&self.news) == 0
     }
 
     fn announce(&self, bits: u32) {
@@ -188,7 +189,7 @@ impl VcpuShared {
 
     /// Whether the PICs' interrupts reach this vCPU. Any context.
     pub(crate) fn takes_extint(&self) -> bool {
-        self.lint0.load(Relaxed) == Lint0::ExtInt as u32
+        atomic::read(&self.lint0) == Lint0::ExtInt as u32
     }
 
     /// Whether the ticks of the PIT are NMIs for this vCPU. Any context.
