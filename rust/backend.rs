@@ -28,6 +28,7 @@ use crate::{
     model::{
         addr::Hpa,
         apic::Mode,
+        clock::scale::Format,
         cpuid::{
             Guest,
             Provides, //
@@ -80,8 +81,10 @@ pub(crate) enum Reg {
     Efer,
     /// DR7.
     Dr7,
-    /// What is added to the host's TSC for the guest.
+    /// What is added to the host's TSC, scaled, for the guest.
     TscOffset,
+    /// By what the host's TSC is multiplied, where the processor can ([`Hardware::tsc_format`]).
+    TscMultiplier,
     /// The current privilege level, which is set with SS.
     Cpl,
 }
@@ -400,6 +403,14 @@ impl Hardware {
         match self {
             Self::Vmx(vmx) => vmx.has_deadline(),
             Self::Svm(_) => false,
+        }
+    }
+
+    /// Returns how the processor scales the guests' TSC, if it can.
+    pub(crate) fn tsc_format(&self) -> Option<Format> {
+        match self {
+            Self::Vmx(vmx) => vmx.controls.features.tsc_scaling.then_some(Format::VMX),
+            Self::Svm(svm) => svm.scales_tsc().then_some(Format::SVM),
         }
     }
 

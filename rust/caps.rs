@@ -5,6 +5,7 @@
 use kernel::prelude::*;
 
 use crate::{
+    backend::Hardware,
     clock,
     irqchip,
     model::{
@@ -12,7 +13,10 @@ use crate::{
         route, //
     },
     uapi,
-    vcpu::table::MAX_VCPUS,
+    vcpu::{
+        run_page::COALESCED_PAGE,
+        table::MAX_VCPUS, //
+    },
     vm::MAX_VCPU_ID, //
 };
 
@@ -47,6 +51,8 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_XCRS
         | uapi::KVM_CAP_GET_TSC_KHZ
         | uapi::KVM_CAP_TSC_DEADLINE_TIMER
+        | uapi::KVM_CAP_VCPU_ATTRIBUTES
+        | uapi::KVM_CAP_COALESCED_PIO
         | uapi::KVM_CAP_IOEVENTFD
         | uapi::KVM_CAP_IOEVENTFD_NO_LENGTH
         | uapi::KVM_CAP_IOEVENTFD_ANY_LENGTH
@@ -71,6 +77,8 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_CHECK_EXTENSION_VM
         | uapi::KVM_CAP_IMMEDIATE_EXIT
         | uapi::KVM_CAP_GET_MSR_FEATURES => 1,
+        uapi::KVM_CAP_COALESCED_MMIO => COALESCED_PAGE as isize,
+        uapi::KVM_CAP_TSC_CONTROL | uapi::KVM_CAP_VM_TSC_CONTROL => scales_tsc().into(),
         uapi::KVM_CAP_ADJUST_CLOCK => clock::FLAGS as isize,
         uapi::KVM_CAP_IRQ_ROUTING => route::MAX_ROUTES as isize,
         uapi::KVM_CAP_X2APIC_API => irqchip::lines::APIC_API_FLAGS as isize,
@@ -81,6 +89,10 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         uapi::KVM_CAP_XSAVE2 => XSAVE2_SIZE,
         _ => 0,
     })
+}
+
+fn scales_tsc() -> bool {
+    Hardware::get().is_some_and(|hardware| hardware.tsc_format().is_some())
 }
 
 fn online_cpus() -> usize {

@@ -10,18 +10,19 @@ use kernel::{
 };
 
 use crate::{
+    backend::Hardware,
     host::cpu::{
         self,
         Moment, //
     },
     model::clock::{
+        guest::GuestTsc,
         pvclock::{
             self,
             Rate,
             TimeInfo,
             VmClock, //
         },
-        scale::Format,
         sync::{
             Counter,
             Generation,
@@ -52,41 +53,61 @@ struct Inner {
 pub(crate) struct VmTime {
     #[pin]
     inner: SpinLock<Inner>,
-    /// The rate of the host's and the guests' counters.
+    /// The rate of the host's counter.
     rate: Rate,
-    khz: u32,
 }
 
 impl VmTime {
     /// Makes a clock whose zero is now.
     pub(crate) fn new() -> impl PinInit<Self> {
-        let khz = cpu::tsc_khz();
         pin_init!(Self {
             inner <- new_spinlock!(Inner {
                 clock: VmClock::new(cpu::moment().raw_ns),
                 sync: TscSync::new(),
                 wall_clock: 0,
             }),
-            rate: Rate::of(khz),
-            khz,
+            rate: Rate::of(cpu::tsc_khz()),
         })
     }
 
-    /// Sets a vCPU's time-stamp counter, one of `vcpus`. Returns its offset from the host's.
-    pub(crate) fn write_tsc(&self, write: Write, vcpu: &mut Generation, vcpus: usize) -> u64 {
-        let counter = Counter {
-            khz: self.khz,
-            ratio: Format::VMX.one(),
-        };
+    /// Sets the time-stamp counter `tsc` of a vCPU, one of `vcpus`. Returns the offset that it gets,
+    /// and whether all vCPUs must renew their guests' pages.
+    pub(crate) fn write_tsc(
+        &self,
+        write: Write,
+        tsc: &GuestTsc,
+        vcpu: &mut Generation,
+        vcpus: usize,
+    ) -> (u64, bool) {
         let moment = cpu::moment();
-        let now = Now {
-            ns: moment.raw_ns,
-            tsc: moment.tsc,
-        };
         let mut inner = self.inner.lock();
-        let offset = inner.sync.write(write, vcpu, counter, now);
-        inner.anchor(&moment, vcpus);
-        offset
+        let offset = inner.sync.write(write, vcpu, counter(tsc), now(&moment));
+        (offset, inner.anchor(&moment, vcpus))
+    }
+
+    /// Sets the offset itself (`KVM_VCPU_TSC_OFFSET`). Returns whether all vCPUs must renew their guests'
+    /// pages.
+    pub(crate) fn write_tsc_offset(
+        &self,
+        offset: u64,
+        tsc: &GuestTsc,
+        vcpu: &mut Generation,
+        vcpus: usize,
+    ) -> bool {
+        let moment = cpu::moment();
+        let mut inner = self.inner.lock();
+        inner
+            .sync
+            .write_offset(offset, vcpu, counter(tsc), now(&moment));
+        inner.anchor(&moment, vcpus)
+    }
+
+    /// A vCPU's counter has got another frequency. Returns whether all vCPUs must renew their guests' pages.
+    pub(crate) fn leave_tsc(&self, vcpu: &mut Generation, vcpus: usize) -> bool {
+        let moment = cpu::moment();
+        let mut inner = self.inner.lock();
+        inner.sync.leave(vcpu);
+        inner.anchor(&moment, vcpus)
     }
 
     /// Whether all vCPUs read the same clock.
@@ -94,18 +115,17 @@ impl VmTime {
         self.inner.lock().clock.has_master()
     }
 
-    /// Returns what a vCPU whose counter is `tsc_offset` ahead of the host's shows its guest, the version
-    /// apart.
-    pub(crate) fn time_info(&self, tsc_offset: u64, stopped: bool) -> TimeInfo {
+    /// Returns what a vCPU with the counter `tsc` shows its guest, the version apart.
+    pub(crate) fn time_info(&self, tsc: &GuestTsc, stopped: bool) -> TimeInfo {
         let moment = cpu::moment();
         let inner = self.inner.lock();
-        let (tsc, system_time) = inner.clock.anchor(moment.raw_ns, moment.tsc);
+        let (host_tsc, system_time) = inner.clock.anchor(moment.raw_ns, moment.tsc);
         TimeInfo {
             version: 0,
-            tsc_timestamp: tsc.wrapping_add(tsc_offset),
+            tsc_timestamp: tsc.seen(host_tsc),
             system_time,
-            tsc_to_system_mul: self.rate.mul,
-            tsc_shift: self.rate.shift,
+            tsc_to_system_mul: tsc.rate().mul,
+            tsc_shift: tsc.rate().shift,
             flags: inner.clock.flags(stopped),
         }
     }
@@ -165,14 +185,37 @@ impl VmTime {
     }
 }
 
+/// Returns a time-stamp counter of `khz` (0: the host's frequency) that this machine can give a guest.
+pub(crate) fn guest_tsc(khz: u32) -> Option<GuestTsc> {
+    let format = Hardware::get().and_then(|hardware| hardware.tsc_format());
+    GuestTsc::new(khz, cpu::tsc_khz(), format)
+}
+
+fn counter(tsc: &GuestTsc) -> Counter {
+    Counter {
+        khz: tsc.khz(),
+        ratio: tsc.ratio(),
+        lags: tsc.lags(),
+    }
+}
+
+fn now(moment: &Moment) -> Now {
+    Now {
+        ns: moment.raw_ns,
+        tsc: moment.tsc,
+    }
+}
+
 impl Inner {
     /// Decides whether the vCPUs share an anchor, after one of them has changed. An anchor that is there
-    /// stays: a new one, by however little it differs, would make the clock jump.
-    fn anchor(&mut self, moment: &Moment, vcpus: usize) {
-        let matched = self.sync.all_match(vcpus);
-        if matched != self.clock.has_master() {
+    /// stays: a new one, by however little it differs, would make the clock jump. Returns whether it has
+    /// come or gone.
+    fn anchor(&mut self, moment: &Moment, vcpus: usize) -> bool {
+        let (matched, had) = (self.sync.all_match(vcpus), self.clock.has_master());
+        if matched != had {
             self.clock
                 .update_master(moment.stable, matched, moment.raw_ns, moment.tsc);
         }
+        self.clock.has_master() != had
     }
 }

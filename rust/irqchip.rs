@@ -22,7 +22,13 @@ use kernel::{
 };
 
 use crate::{
-    host::cpu,
+    host::{
+        cpu,
+        timer::{
+            Alarm,
+            OnAlarm, //
+        }, //
+    },
     model::{
         apic::Eoi,
         ioapic,
@@ -63,12 +69,24 @@ enum Kind {
     Split(u32),
 }
 
+/// The lines whose I/O APIC holds interrupts back.
+struct HeldBack(Arc<Lines>);
+
+impl OnAlarm for HeldBack {
+    fn alarm(&self, _alarm: &Alarm<Self>) {
+        self.0.ioapic_resume();
+    }
+}
+
 /// A VM's interrupt controllers.
 #[pin_data]
 pub(crate) struct Interrupts {
     // Dropped first: no signal after that.
     #[pin]
     irqfds: Irqfds,
+    /// Goes off when the I/O APIC has held an interrupt back for long enough.
+    #[pin]
+    storm: Alarm<HeldBack>,
     lines: Arc<Lines>,
     kind: SetOnce<Kind>,
     pit: SetOnce<Arc<PitDevice>>,
@@ -86,6 +104,7 @@ impl Interrupts {
         Arc::pin_init(
             pin_init!(Self {
                 irqfds <- Irqfds::new(),
+                storm <- Alarm::new(HeldBack(lines.clone())),
                 lines,
                 kind: SetOnce::new(),
                 pit: SetOnce::new(),
@@ -139,8 +158,8 @@ impl Interrupts {
                 self.target_done(Target::Ioapic(pin));
             }
         }
-        if eoi.broadcast {
-            self.lines.ioapic_eoi(eoi.vector);
+        if eoi.broadcast && self.lines.ioapic_eoi(eoi.vector) {
+            self.storm.set(Some(now().saturating_add(ioapic::PAUSE_NS)));
         }
     }
 

@@ -20,6 +20,7 @@ mod backend;
 mod bindings;
 mod caps;
 mod clock;
+mod coalesced;
 mod dev;
 mod errno;
 mod eventfd;

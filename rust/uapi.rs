@@ -73,6 +73,8 @@ ioctls! {
     GET_PIT2 = _IOR::<kvm_pit_state2>(KVMIO, 0x9f);
     SET_PIT2 = _IOW::<kvm_pit_state2>(KVMIO, 0xa0);
     ENABLE_CAP = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
+    REGISTER_COALESCED_MMIO = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x67);
+    UNREGISTER_COALESCED_MMIO = _IOW::<kvm_coalesced_mmio_zone>(KVMIO, 0x68);
     SIGNAL_MSI = _IOW::<kvm_msi>(KVMIO, 0xa5);
 
     // On a vCPU (SET_TSC_KHZ and GET_TSC_KHZ on a VM too).
@@ -107,6 +109,9 @@ ioctls! {
     GET_XCRS = _IOR::<kvm_xcrs>(KVMIO, 0xa6);
     SET_XCRS = _IOW::<kvm_xcrs>(KVMIO, 0xa7);
     KVMCLOCK_CTRL = _IO(KVMIO, 0xad);
+    SET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe1);
+    GET_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe2);
+    HAS_DEVICE_ATTR = _IOW::<kvm_device_attr>(KVMIO, 0xe3);
     GET_XSAVE2 = _IOR::<kvm_xsave>(KVMIO, 0xcf);
 }
 
@@ -149,6 +154,8 @@ plain!(
     kvm_pit_config,
     kvm_reinject_control,
     kvm_enable_cap,
+    kvm_device_attr,
+    kvm_coalesced_mmio_zone,
     crate::model::pit::PitState2,
     crate::model::pit::PitChannelState,
     crate::model::route::RawRoute,

@@ -32,6 +32,7 @@ use crate::{
             self,
             Lapic, //
         },
+        clock::guest::GuestTsc,
         cpuid::{
             self,
             CpuidEntry, //
@@ -62,6 +63,7 @@ mod run;
 pub(crate) mod run_page;
 mod state;
 pub(crate) mod table;
+mod tsc;
 
 use run_page::RunPages;
 pub(crate) use run_page::MMAP_SIZE;
@@ -132,7 +134,7 @@ pub(crate) struct State {
     pub(crate) cpuid_index: KBox<cpuid::Index>,
     pub(crate) guest: cpuid::Guest,
     pub(crate) msrs: KBox<MsrFile>,
-    pub(crate) tsc_offset: u64,
+    pub(crate) tsc: GuestTsc,
     /// What the guest and the host share.
     pub(crate) paravirt: paravirt::Paravirt,
     /// How long a HLT is polled for before the thread sleeps.
@@ -160,8 +162,8 @@ impl Vcpu {
         let config = apic::Config::new(id, boots);
         let lapic = KBox::new(Lapic::new(config), GFP_KERNEL_ACCOUNT)?;
         let shared = VcpuShared::new(id, lapic.identity())?;
-        let run = Arc::new(RunPages::new()?, GFP_KERNEL_ACCOUNT)?;
-        let (tsc_offset, paravirt) = paravirt::Paravirt::new(&vm);
+        let run = Arc::new(RunPages::new(vm.coalesced().clone())?, GFP_KERNEL_ACCOUNT)?;
+        let (tsc, paravirt) = paravirt::Paravirt::new(&vm);
         let memory = vm.memory();
         let apic_page = in_kernel.then(|| memory.apic_page());
         let backend =
@@ -195,7 +197,7 @@ impl Vcpu {
                     MsrFile::new(Default::default(), &cpu.feature_msrs, cpu.vendor),
                     GFP_KERNEL_ACCOUNT,
                 )?,
-                tsc_offset,
+                tsc,
                 paravirt,
                 halt_window: halt_poll::Window::default(),
                 timer: apic::Timer::Stop,
@@ -289,12 +291,11 @@ impl FileOperations for Vcpu {
             }
             uapi::ENABLE_CAP => state.enable_cap(&uapi::get(arg)?)?,
             uapi::KVMCLOCK_CTRL => state.guest_was_stopped()?,
-            uapi::GET_TSC_KHZ => return Ok(state.vm.tsc_khz() as isize),
-            // Only the host's frequency can be had; 0 asks for it, too.
-            uapi::SET_TSC_KHZ => {
-                if arg != 0 && arg != state.vm.tsc_khz() as usize {
-                    return Err(EINVAL);
-                }
+            uapi::GET_TSC_KHZ => return Ok(state.tsc.khz() as isize),
+            // Bits 63:32 of the argument are ignored.
+            uapi::SET_TSC_KHZ => state.set_tsc_khz(arg as u32)?,
+            uapi::HAS_DEVICE_ATTR | uapi::GET_DEVICE_ATTR | uapi::SET_DEVICE_ATTR => {
+                state.device_attr(cmd, &uapi::get(arg)?)?;
             }
             uapi::CHECK_EXTENSION => return caps::check_extension(arg),
             _ => return Err(ENOTTY),

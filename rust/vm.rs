@@ -20,7 +20,11 @@ use kernel::{
 use crate::{
     backend::Hardware,
     caps,
-    clock::VmTime,
+    clock::{
+        self,
+        VmTime, //
+    },
+    coalesced::Coalesced,
     eventfd::Doorbells,
     host::{
         cpu,
@@ -35,6 +39,7 @@ use crate::{
     memory::Memory,
     model::{
         halt_poll::Policy,
+        ioevent::Bus,
         memslot::Request, //
     },
     uapi,
@@ -60,16 +65,20 @@ pub(crate) struct Vm {
     #[pin]
     time: VmTime,
     boot_cpu: Atomic<u32>,
+    /// vCPU numbers are below this; 0 until the VMM or the first vCPU has settled it.
+    vcpu_id_limit: Atomic<u32>,
     /// The longest that a HLT is polled for, in ns.
     halt_poll_ns: Atomic<u32>,
     /// The VMM wants to see to instructions that the emulator refuses.
     exits_on_emulation_failure: Atomic<bool>,
     #[pin]
     doorbells: Doorbells,
+    coalesced: Arc<Coalesced>,
     /// Held while vCPUs or the irqchip are made, which must not overlap.
     #[pin]
     creating: Mutex<()>,
-    tsc_khz: u32,
+    /// The frequency of the time-stamp counters of vCPUs to be made, in kHz.
+    tsc_khz: Atomic<u32>,
     _notifiers: NotifiersOn,
 }
 
@@ -82,6 +91,7 @@ impl Vm {
         let (format, largest) = Hardware::get().ok_or(ENODEV)?.tables();
         let vcpus = Arc::new(VcpuTable::new(), GFP_KERNEL_ACCOUNT)?;
         let interrupts = Interrupts::new(vcpus.clone())?;
+        let coalesced = Coalesced::new()?;
         let memory = Memory::new(format, largest, vcpus)?;
         let vm = Arc::pin_init(
             try_pin_init!(Self {
@@ -89,11 +99,13 @@ impl Vm {
                 interrupts,
                 time <- VmTime::new(),
                 boot_cpu: Atomic::new(0),
+                vcpu_id_limit: Atomic::new(0),
                 halt_poll_ns: Atomic::new(crate::halt_poll_ns()),
                 exits_on_emulation_failure: Atomic::new(false),
                 doorbells <- Doorbells::new(),
+                coalesced,
                 creating <- new_mutex!(()),
-                tsc_khz: cpu::tsc_khz(),
+                tsc_khz: Atomic::new(cpu::tsc_khz()),
                 _notifiers: NotifiersOn::new(),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -118,6 +130,11 @@ impl Vm {
         &self.time
     }
 
+    /// Has all vCPUs write their guests' clocks anew.
+    pub(crate) fn renew_clocks(&self) {
+        self.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
+    }
+
     /// Returns how HLT is polled.
     pub(crate) fn halt_policy(&self) -> Policy {
         Policy {
@@ -136,15 +153,33 @@ impl Vm {
         self.boot_cpu.load(Relaxed)
     }
 
-    /// Returns the writes that signal an eventfd.
-    #[inline(always)]
-    pub(crate) fn doorbells(&self) -> &Doorbells {
-        &self.doorbells
+    /// Returns the writes that are collected for the VMM.
+    pub(crate) fn coalesced(&self) -> &Arc<Coalesced> {
+        &self.coalesced
     }
 
-    /// Returns the frequency of the guests' TSC in kHz.
+    /// Does what the VMM has arranged for a write of the guest's: signals an eventfd, or adds it to those that
+    /// are collected. Returns whether the write is complete with that.
+    #[inline]
+    pub(crate) fn absorb(&self, bus: Bus, address: u64, data: &[u8]) -> bool {
+        self.doorbells.ring(bus, address, data) || self.coalesced.write(bus, address, data)
+    }
+
+    /// Returns the frequency of a new vCPU's time-stamp counter in kHz.
     pub(crate) fn tsc_khz(&self) -> u32 {
-        self.tsc_khz
+        self.tsc_khz.load(Relaxed)
+    }
+
+    /// `KVM_SET_TSC_KHZ`: the frequency of the vCPUs to be made. Unlike KVM, this refuses what no vCPU could
+    /// have.
+    fn set_tsc_khz(&self, khz: u32) -> Result {
+        let tsc = clock::guest_tsc(khz).ok_or(EINVAL)?;
+        let _creating = self.creating.lock();
+        if self.memory().vcpus.len() != 0 {
+            return Err(EINVAL);
+        }
+        self.tsc_khz.store(tsc.khz(), Relaxed);
+        Ok(())
     }
 
     /// Checks that the caller is the process that made the VM, whose memory the guest uses.
@@ -162,10 +197,13 @@ impl Vm {
     }
 
     fn create_vcpu(this: ArcBorrow<'_, Self>, id: usize) -> Result<isize> {
-        if id >= MAX_VCPU_ID {
+        let _creating = this.creating.lock();
+        if this.vcpu_id_limit.load(Relaxed) == 0 {
+            this.vcpu_id_limit.store(MAX_VCPU_ID as u32, Relaxed);
+        }
+        if id >= this.vcpu_id_limit.load(Relaxed) as usize {
             return Err(EINVAL);
         }
-        let _creating = this.creating.lock();
         let vcpus = &this.memory().vcpus;
         if vcpus.len() >= MAX_VCPUS {
             return Err(EINVAL);
@@ -192,6 +230,14 @@ impl Vm {
         let _creating = self.creating.lock();
         if self.memory().vcpus.len() != 0 {
             return Err(EBUSY);
+        }
+        let limit = match self.vcpu_id_limit.load(Relaxed) {
+            0 => MAX_VCPU_ID,
+            limit => limit as usize,
+        };
+        // The limit itself is let through, as by KVM: then no vCPU starts by itself.
+        if id > limit {
+            return Err(EINVAL);
         }
         self.boot_cpu.store(id as u32, Relaxed);
         Ok(())
@@ -221,9 +267,25 @@ impl Vm {
                 self.exits_on_emulation_failure.store(first != 0, Relaxed);
                 Ok(())
             }
+            uapi::KVM_CAP_MAX_VCPU_ID => self.limit_vcpu_ids(first),
             uapi::KVM_CAP_X2APIC_API => self.interrupts.set_apic_api(first),
             _ => Err(EINVAL),
         }
+    }
+
+    /// `KVM_CAP_MAX_VCPU_ID`: vCPU numbers stay below `limit`. It can be set once, before the first vCPU.
+    fn limit_vcpu_ids(&self, limit: u64) -> Result {
+        let limit = u32::try_from(limit).map_err(|_| EINVAL)?;
+        if limit as usize > MAX_VCPU_ID {
+            return Err(EINVAL);
+        }
+        let _creating = self.creating.lock();
+        let old = self.vcpu_id_limit.load(Relaxed);
+        if self.boot_cpu() > limit || (old != 0 && old != limit) {
+            return Err(EINVAL);
+        }
+        self.vcpu_id_limit.store(limit, Relaxed);
+        Ok(())
     }
 
     fn set_memory_region(&self, request: Request) -> Result {
@@ -242,7 +304,9 @@ impl FileOperations for Vm {
                 return Ok(this.interrupts.apic_api_flags() as isize);
             }
             uapi::CHECK_EXTENSION => return caps::check_extension(arg),
-            uapi::GET_TSC_KHZ => return Ok(this.tsc_khz as isize),
+            uapi::GET_TSC_KHZ => return Ok(this.tsc_khz() as isize),
+            // Bits 63:32 of the argument are ignored.
+            uapi::SET_TSC_KHZ => this.set_tsc_khz(arg as u32)?,
             uapi::SET_USER_MEMORY_REGION => {
                 let region: uapi::kvm_userspace_memory_region = uapi::get(arg)?;
                 this.set_memory_region(Request {
@@ -278,11 +342,13 @@ impl FileOperations for Vm {
             }
             uapi::SET_NR_MMU_PAGES => return Err(EINVAL),
             uapi::IOEVENTFD => this.doorbells.change(&uapi::get(arg)?)?,
+            uapi::REGISTER_COALESCED_MMIO => this.coalesced.add(&uapi::get(arg)?)?,
+            uapi::UNREGISTER_COALESCED_MMIO => this.coalesced.remove(&uapi::get(arg)?)?,
             uapi::CREATE_IRQCHIP => this.create_irqchip()?,
             uapi::GET_CLOCK => uapi::put(arg, &this.time.get_clock())?,
             uapi::SET_CLOCK => {
                 this.time.set_clock(&uapi::get(arg)?)?;
-                this.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
+                this.renew_clocks();
             }
             uapi::CREATE_PIT => this.create_pit(uapi::KVM_PIT_SPEAKER_DUMMY)?,
             uapi::CREATE_PIT2 => this.create_pit(uapi::get::<uapi::kvm_pit_config>(arg)?.flags)?,

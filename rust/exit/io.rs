@@ -33,10 +33,7 @@ impl State {
             let value = self.regs.gpr[Gpr::Rax.index()].to_le_bytes();
             let data = value.get(..usize::from(access.size)).unwrap_or(&[]);
             if self.vm.interrupts().port_write(access.port, data)
-                || self
-                    .vm
-                    .doorbells()
-                    .ring(Bus::Port, access.port.into(), data)
+                || self.vm.absorb(Bus::Port, access.port.into(), data)
             {
                 return self.skip();
             }

@@ -376,9 +376,12 @@ impl<'a> VcpuMachine<'a> {
             }
         }
         let mut at = gpa.raw();
+        let mut handled = true;
         for piece in data.chunks(8) {
             let length = piece.len() as u32;
-            if !self.state.device_write(at, word(piece), length) {
+            // What follows a piece for the VMM is the VMM's too, or the two would be out of order.
+            handled = handled && self.state.device_write(at, word(piece), length);
+            if !handled {
                 self.state.emulation.write(Target::Memory(at), piece)?;
             }
             at = at.wrapping_add(piece.len() as u64);
@@ -523,7 +526,7 @@ impl Machine for VcpuMachine<'_> {
     fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
         self.watch_port(port, data.len());
         if self.state.vm.interrupts().port_write(port, data)
-            || self.state.vm.doorbells().ring(Bus::Port, port.into(), data)
+            || self.state.vm.absorb(Bus::Port, port.into(), data)
         {
             return Ok(());
         }

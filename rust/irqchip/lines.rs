@@ -238,6 +238,13 @@ impl Lines {
         let _status = self.set_gsi(gsi, source, false);
     }
 
+    /// Sends an NMI to the vCPUs that have LINT0 in NMI mode. Any context.
+    pub(super) fn tick_watchdogs(&self) {
+        for vcpu in self.vcpus.iter().filter(|vcpu| vcpu.takes_ticks()) {
+            vcpu.tell(news::NMI);
+        }
+    }
+
     fn set_target(&self, target: Target, source: u8, level: bool) -> i32 {
         match (target, self.chips.as_ref()) {
             (Target::Msi(message), _) if level => self.send(&message).unwrap_or(IGNORED),
@@ -341,13 +348,24 @@ impl Lines {
             .map_or(0, |message| message.vector)
     }
 
-    /// Tells the I/O APIC that a level-triggered interrupt has been handled.
-    pub(super) fn ioapic_eoi(&self, vector: u8) {
+    /// Tells the I/O APIC that a level-triggered interrupt has been handled. Returns whether it has held one
+    /// back: [`Lines::ioapic_resume`] sends it later.
+    pub(super) fn ioapic_eoi(&self, vector: u8) -> bool {
+        self.chips.as_ref().is_some_and(|chips| {
+            chips
+                .ioapic
+                .lock()
+                .eoi(vector, |_pin, message| self.is_taken(&message))
+        })
+    }
+
+    /// Sends the level-triggered interrupts that the I/O APIC has held back. Any context.
+    pub(super) fn ioapic_resume(&self) {
         if let Some(chips) = self.chips.as_ref() {
             chips
                 .ioapic
                 .lock()
-                .eoi(vector, |_pin, message| self.is_taken(&message));
+                .resume(|_pin, message| self.is_taken(&message));
         }
     }
 

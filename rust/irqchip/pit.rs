@@ -48,8 +48,16 @@ impl OnAlarm for Channel0 {
         alarm.set(pit.next_tick());
         drop(pit);
         if raise {
-            self.lines.pulse_gsi(PIT_GSI, source::PIT);
+            self.raise();
         }
+    }
+}
+
+impl Channel0 {
+    /// Raises the line for a tick; for vCPUs that have LINT0 in NMI mode, the tick is an NMI, too.
+    fn raise(&self) {
+        self.lines.pulse_gsi(PIT_GSI, source::PIT);
+        self.lines.tick_watchdogs();
     }
 }
 
@@ -103,7 +111,7 @@ impl PitDevice {
     pub(super) fn acked(&self) {
         let raise = self.alarm.target.pit.lock().acked();
         if raise {
-            self.alarm.target.lines.pulse_gsi(PIT_GSI, source::PIT);
+            self.alarm.target.raise();
         }
     }
 

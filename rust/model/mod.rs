@@ -10,6 +10,7 @@
 pub mod addr;
 pub mod apic;
 pub mod clock;
+pub mod coalesced;
 pub mod cpuid;
 pub mod emul;
 pub mod errno;

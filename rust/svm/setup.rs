@@ -115,6 +115,11 @@ impl Svm {
         Ok((Self::get().ok_or(ENODEV)?, owner))
     }
 
+    /// Whether the processor scales guests' time-stamp counters. One that can has RDTSCP, too.
+    pub(crate) fn scales_tsc(&self) -> bool {
+        self.features.tsc_scaling && self.rdtscp
+    }
+
     /// Returns the least that removes one ASID's translations.
     pub(super) fn flush_one(&self) -> Flush {
         if self.features.flush_by_asid {

@@ -22,12 +22,10 @@ use crate::{
     },
     model::{
         addr::Hpa,
-        svm::{
-            asid::{
-                Asid,
-                Flush, //
-            },
-            tsc::TscRatio, //
+        clock::scale::Format,
+        svm::asid::{
+            Asid,
+            Flush, //
         },
         x86::msr, //
     }, //
@@ -70,18 +68,13 @@ impl SvmState {
     /// Makes the state of a new vCPU.
     pub(super) fn new(svm: &'static Svm) -> Result<Self> {
         let host = HostPage::new()?;
-        let count = match (svm.rdtscp, svm.features.tsc_scaling) {
-            (true, true) => 2,
-            (true, false) => 1,
-            // A processor that can scale the TSC has RDTSCP.
-            (false, _) => 0,
-        };
+        let count = usize::from(svm.rdtscp) + usize::from(svm.scales_tsc());
         Ok(Self {
             svm,
             asid: Asid::default(),
             host_hpa: host.hpa(),
             _host: host,
-            msrs: ExchangedMsrs::new(EXCHANGED, count, [0, TscRatio::ONE.raw()]),
+            msrs: ExchangedMsrs::new(EXCHANGED, count, [0, Format::SVM.one().multiplier()]),
             cpu: -1,
             moved: true,
             beside_kvm: false,

@@ -33,6 +33,7 @@ use crate::{
             Mode,
             Timer, //
         },
+        clock::guest::GuestTsc,
         event::MpState,
         ioevent::Bus,
         x86::apic_base, //
@@ -42,7 +43,9 @@ use crate::{
 
 /// The clocks of a vCPU.
 pub(crate) struct VcpuClock {
-    tsc_offset: u64,
+    tsc: GuestTsc,
+    /// TSC ticks of the host's that this clock is ahead.
+    ahead: u64,
 }
 
 impl Clock for VcpuClock {
@@ -51,7 +54,7 @@ impl Clock for VcpuClock {
     }
 
     fn guest_tsc(&self) -> u64 {
-        cpu::rdtsc().wrapping_add(self.tsc_offset)
+        self.tsc.read(cpu::rdtsc().wrapping_add(self.ahead))
     }
 }
 
@@ -74,7 +77,8 @@ const NS_PER_MS: u64 = 1_000_000;
 impl State {
     pub(crate) fn clock(&self) -> VcpuClock {
         VcpuClock {
-            tsc_offset: self.tsc_offset,
+            tsc: self.tsc,
+            ahead: 0,
         }
     }
 
@@ -135,7 +139,10 @@ impl State {
     /// Returns the host's TSC at which the APIC timer is due, if it waits for a TSC value.
     pub(super) fn timer_due(&self) -> Option<u64> {
         match self.timer {
-            Timer::TscDeadline(deadline) => Some(deadline.wrapping_sub(self.tsc_offset)),
+            Timer::TscDeadline(_) => {
+                let ticks = self.ticks_until(self.timer)?;
+                Some(cpu::rdtsc().wrapping_add(ticks))
+            }
             Timer::Stop | Timer::OneShotNs(_) => None,
         }
     }
@@ -143,7 +150,8 @@ impl State {
     /// Has the APIC timer fire if it is due within `early` TSC ticks.
     pub(super) fn expire_timer_early(&mut self, early: u64) {
         let clock = VcpuClock {
-            tsc_offset: self.tsc_offset.wrapping_add(early),
+            tsc: self.tsc,
+            ahead: early,
         };
         if let Some(lapic) = self.lapic_mut() {
             let timer = lapic.timer_expired(&clock);
@@ -169,7 +177,7 @@ impl State {
 
     /// Programs the host's timer for the APIC timer's next interrupt.
     pub(super) fn arm_host_timer(&self) {
-        let khz = u64::from(self.vm.tsc_khz()).max(1);
+        let khz = u64::from(cpu::tsc_khz()).max(1);
         let host = &self.shared.timer;
         match (self.timer, self.ticks_until(self.timer)) {
             (Timer::OneShotNs(deadline), _) => host.arm(deadline),
@@ -182,7 +190,7 @@ impl State {
         }
     }
 
-    /// Returns how many TSC ticks it takes until `timer` is due, [`MAX_TICKS`] at most: one that is further
+    /// Returns how many of the host's TSC ticks it takes until `timer` is due, [`MAX_TICKS`] at most: one that is further
     /// away is looked at again then.
     fn ticks_until(&self, timer: Timer) -> Option<u64> {
         match timer {
@@ -190,16 +198,11 @@ impl State {
             Timer::OneShotNs(deadline) => {
                 let ns = deadline.saturating_sub(cpu::now_ns()).min(MAX_TICKS);
                 // A TSC ticks less than 2^23 times in a millisecond, so the product fits.
-                let khz = u64::from(self.vm.tsc_khz()).min(MAX_KHZ);
+                let khz = u64::from(cpu::tsc_khz()).min(MAX_KHZ);
                 Some((ns * khz).div_ceil(NS_PER_MS).min(MAX_TICKS))
             }
             Timer::TscDeadline(deadline) => {
-                let ticks = deadline.wrapping_sub(self.clock().guest_tsc());
-                Some(if ticks as i64 <= 0 {
-                    0
-                } else {
-                    ticks.min(MAX_TICKS)
-                })
+                Some(self.tsc.ticks_until(deadline, cpu::rdtsc(), MAX_TICKS))
             }
         }
     }
@@ -230,10 +233,10 @@ impl State {
         self.note_extint();
     }
 
-    /// Lets the PICs know whether their interrupts reach this vCPU, which LINT0 decides.
+    /// Lets the PICs and the PIT know whether their interrupts reach this vCPU, which LINT0 decides.
     fn note_extint(&mut self) {
         if let Some(lapic) = &self.lapic {
-            if self.shared.set_takes_extint(lapic.accepts_extint()) {
+            if self.shared.set_lint0(lapic.lint0()) {
                 self.extint = true;
             }
         }
@@ -268,7 +271,7 @@ impl State {
         } else {
             let bytes = value.to_le_bytes();
             let data = bytes.get(..length as usize).unwrap_or(&bytes);
-            return self.vm.doorbells().ring(Bus::Memory, gpa, data);
+            return self.vm.absorb(Bus::Memory, gpa, data);
         }
         true
     }

@@ -81,7 +81,7 @@ impl State {
     fn fetch(&mut self, place: Place, origin: Origin) -> Result<u64, MsrError> {
         let clock = self.clock();
         let held = match place {
-            Place::Tsc => return Ok(cpu::rdtsc().wrapping_add(self.tsc_offset)),
+            Place::Tsc => return Ok(self.guest_tsc()),
             Place::ApicBase => return Ok(self.apic_base()),
             Place::TscDeadline => {
                 return Ok(self.lapic.as_ref().map_or(0, |lapic| lapic.tsc_deadline()));
@@ -120,7 +120,7 @@ impl State {
                 self.backend.set_msr(msr::IA32_PAT, value);
             }
             Effect::Xss(_) | Effect::RefreshCpuid => self.refresh_cpuid(),
-            Effect::AdjustTsc(delta) => self.set_tsc_offset(self.tsc_offset.wrapping_add(delta)),
+            Effect::AdjustTsc(delta) => self.set_tsc_offset(self.tsc.offset().wrapping_add(delta)),
             // Neither is offered, so no write of one gets here.
             Effect::PredictionBarrier | Effect::FlushL1d => {}
         }
@@ -131,16 +131,15 @@ impl State {
         let clock = self.clock();
         let held = match place {
             Place::Tsc => {
-                let offset = match origin {
+                match origin {
                     Origin::Guest => {
-                        let offset = value.wrapping_sub(cpu::rdtsc());
-                        let delta = offset.wrapping_sub(self.tsc_offset);
+                        let offset = self.tsc.offset_for(value, cpu::rdtsc());
+                        let delta = offset.wrapping_sub(self.tsc.offset());
                         self.msrs.add_tsc_adjust(delta);
-                        offset
+                        self.set_tsc_offset(offset);
                     }
-                    Origin::Host => self.joint_tsc_offset(value),
-                };
-                self.set_tsc_offset(offset);
+                    Origin::Host => self.set_joint_tsc(value),
+                }
                 return Ok(());
             }
             Place::ApicBase => {
@@ -183,20 +182,6 @@ impl State {
             Ok(())
         } else {
             Err(MsrError::Unknown)
-        }
-    }
-
-    /// Sets what the guest's TSC is ahead of the host's.
-    pub(super) fn set_tsc_offset(&mut self, offset: u64) {
-        self.tsc_offset = offset;
-        self.paravirt.renew_clock();
-        self.backend.set_register(Reg::TscOffset, offset);
-        // A deadline in TSC ticks is at another time now.
-        if let Some(lapic) = &self.lapic {
-            if lapic.tsc_deadline() != 0 {
-                let timer = lapic.host_timer();
-                self.arm(timer);
-            }
         }
     }
 

@@ -9,12 +9,15 @@ use super::{
     State, //
 };
 use crate::{
+    clock,
+    host::cpu,
     model::{
         addr::{
             Gpa,
             PAGE_SIZE, //
         },
         clock::{
+            guest::GuestTsc,
             pvclock::{
                 self,
                 Page, //
@@ -44,6 +47,8 @@ mod stale {
     pub(super) const CLOCK: u8 = 1 << 0;
     /// Steal time, and the byte beside it that says whether the vCPU runs.
     pub(super) const STEAL: u8 = 1 << 1;
+    /// The time-stamp counter, which falls behind while the guest runs, and with it the clock: at each entry.
+    pub(super) const LAG: u8 = 1 << 2;
 }
 
 /// What a vCPU shares with its guest.
@@ -65,15 +70,15 @@ pub(crate) struct Paravirt {
     /// `MSR_KVM_POLL_CONTROL`.
     poll: u64,
     /// Which of the VM's counters this vCPU has.
-    generation: Generation,
+    pub(super) generation: Generation,
     /// Another vCPU has ended this one's HLT, which may be still to come.
     kicked: bool,
 }
 
 impl Paravirt {
-    /// Makes the state of the next vCPU of `vm`, with the offset of its time-stamp counter. vCPUs are made
-    /// one after another.
-    pub(crate) fn new(vm: &Vm) -> (u64, Self) {
+    /// Makes the state of the next vCPU of `vm`, with its time-stamp counter. vCPUs are made one after
+    /// another.
+    pub(crate) fn new(vm: &Vm) -> (GuestTsc, Self) {
         let mut new = Self {
             stale: 0,
             enforced: false,
@@ -88,10 +93,24 @@ impl Paravirt {
             kicked: false,
         };
         let vcpus = vm.memory().vcpus.len().saturating_add(1);
-        let offset = vm
-            .time()
-            .write_tsc(Write::Creation, &mut new.generation, vcpus);
-        (offset, new)
+        let mut tsc =
+            clock::guest_tsc(vm.tsc_khz()).unwrap_or_else(|| GuestTsc::host(cpu::tsc_khz()));
+        let (time, generation) = (vm.time(), &mut new.generation);
+        let (offset, renew) = time.write_tsc(Write::Creation, &tsc, generation, vcpus);
+        tsc.set_offset(offset);
+        if renew {
+            vm.renew_clocks();
+        }
+        new.set_lagging(tsc.lags());
+        (tsc, new)
+    }
+
+    /// The counter falls behind while the guest runs, or does not any more.
+    pub(super) fn set_lagging(&mut self, lags: bool) {
+        self.stale &= !stale::LAG;
+        if lags {
+            self.stale |= stale::LAG;
+        }
     }
 
     /// Has the clock's page written before the guest runs on.
@@ -109,7 +128,7 @@ impl Paravirt {
         if moved && self.own_clock {
             self.renew_clock();
         }
-        self.stale != 0
+        self.stale & !stale::LAG != 0
     }
 
     /// Whether HLT is polled.
@@ -160,7 +179,7 @@ impl State {
     /// Switches everything off, as RESET and INIT do.
     pub(super) fn reset_paravirt(&mut self) {
         self.paravirt.system_time = 0;
-        self.paravirt.stale = 0;
+        self.paravirt.stale &= stale::LAG;
         self.stop_steal();
         self.paravirt.eoi = eoi::Eoi::default();
     }
@@ -184,23 +203,17 @@ impl State {
 
     #[cold]
     fn renew_shared(&mut self) {
-        let stale = core::mem::take(&mut self.paravirt.stale);
-        if stale & stale::CLOCK != 0 {
+        let stale = self.paravirt.stale;
+        self.paravirt.stale &= stale::LAG;
+        if stale & stale::LAG != 0 {
+            self.apply_tsc();
+        }
+        if stale & (stale::CLOCK | stale::LAG) != 0 {
             self.write_clock();
         }
         if stale & stale::STEAL != 0 {
             self.write_steal();
         }
-    }
-
-    /// Sets the counter to the VMM's value, or to the other vCPUs' if that is what is meant. Returns the
-    /// offset from the host's counter.
-    pub(super) fn joint_tsc_offset(&mut self, value: u64) -> u64 {
-        let vcpus = self.vm.memory().vcpus.len();
-        let generation = &mut self.paravirt.generation;
-        self.vm
-            .time()
-            .write_tsc(Write::User(value), generation, vcpus)
     }
 
     /// Reads an MSR of these services.
@@ -256,7 +269,7 @@ impl State {
         };
         self.paravirt.own_clock = !self.vm.time().has_master();
         let stopped = core::mem::take(&mut self.paravirt.stopped);
-        let mut info = self.vm.time().time_info(self.tsc_offset, stopped);
+        let mut info = self.vm.time().time_info(&self.tsc, stopped);
         let (during, after) = pvclock::versions(self.guest_word(gpa));
         info.version = during;
         let memory = self.vm.memory();

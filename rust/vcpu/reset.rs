@@ -52,7 +52,7 @@ const LIMIT_RESET: u16 = 0xffff;
 impl State {
     /// Brings a new vCPU to its state after RESET. `boot` says that it is the boot CPU, which runs.
     pub(super) fn reset(&mut self, boot: bool) {
-        self.backend.set_register(Reg::TscOffset, self.tsc_offset);
+        self.apply_tsc();
         self.backend.set_msr(msr::IA32_PAT, self.msrs.pat());
         self.xcr0 = xcr0::X87;
         self.reset_registers();

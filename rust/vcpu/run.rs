@@ -186,7 +186,7 @@ impl State {
         if window == 0 {
             return false;
         }
-        let khz = u64::from(self.vm.tsc_khz());
+        let khz = u64::from(cpu::tsc_khz());
         let early = khz.saturating_mul(EARLY_NS) / NS_PER_MS;
         let ticks = khz.saturating_mul(window.into()) / NS_PER_MS;
         let end = cpu::rdtsc().saturating_add(ticks);

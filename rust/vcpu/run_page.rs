@@ -12,11 +12,13 @@ use core::ptr::{
 
 use kernel::{
     mm::virt::VmaNew,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 use crate::{
     bindings as b,
+    coalesced::Coalesced,
     host::page::{
         HostPage,
         PAGE_SIZE, //
@@ -27,8 +29,14 @@ use crate::{
     }, //
 };
 
-/// Pages of the mapping: `kvm_run`, port data, coalesced I/O.
-const PAGES: usize = 3;
+/// Pages of a vCPU's own: `kvm_run` and port data.
+const OWN_PAGES: usize = 2;
+
+/// The page with the VM's coalesced I/O, which follows them (`KVM_COALESCED_MMIO_PAGE_OFFSET`).
+pub(crate) const COALESCED_PAGE: usize = OWN_PAGES;
+
+/// Pages of the mapping.
+const PAGES: usize = COALESCED_PAGE + 1;
 
 /// The page with the data of port I/O (`KVM_PIO_PAGE_OFFSET`).
 const PIO_PAGE: usize = 1;
@@ -38,7 +46,8 @@ pub(crate) const MMAP_SIZE: usize = PAGES * PAGE_SIZE;
 
 /// The shared pages.
 pub(crate) struct RunPages {
-    pages: [HostPage; PAGES],
+    pages: [HostPage; OWN_PAGES],
+    coalesced: Arc<Coalesced>,
 }
 
 /// Reads a field of `kvm_run`.
@@ -61,10 +70,11 @@ macro_rules! write {
 }
 
 impl RunPages {
-    /// Allocates the pages, all zero.
-    pub(crate) fn new() -> Result<Self> {
+    /// Allocates the pages, all zero, but for that of the VM's `coalesced` I/O.
+    pub(crate) fn new(coalesced: Arc<Coalesced>) -> Result<Self> {
         Ok(Self {
-            pages: [HostPage::new()?, HostPage::new()?, HostPage::new()?],
+            pages: [HostPage::new()?, HostPage::new()?],
+            coalesced,
         })
     }
 
@@ -79,7 +89,8 @@ impl RunPages {
         // SAFETY: The VMA is being set up by this call.
         let first = unsafe { (*raw).vm_pgoff };
         let count = (vma.end() - vma.start()) / PAGE_SIZE;
-        for (i, page) in self.pages.iter().enumerate().skip(first).take(count) {
+        let pages = Iterator::chain(self.pages.iter(), [self.coalesced.ring()]);
+        for (i, page) in pages.enumerate().skip(first).take(count) {
             let address = vma.start() + (i - first) * PAGE_SIZE;
             // SAFETY: The address is inside the VMA, and the page is a whole page of ours.
             kernel::error::to_result(unsafe {

@@ -25,7 +25,10 @@ use crate::{
         timer::WakeTimer, //
     },
     model::{
-        apic::Identity,
+        apic::{
+            Identity,
+            Lint0, //
+        },
         msi::Trigger,
         pv::spin, //
     }, //
@@ -145,8 +148,8 @@ pub(crate) struct VcpuShared {
     /// How messages find this vCPU's local APIC.
     #[pin]
     identity: SpinLockIrq<Identity>,
-    /// The PICs' interrupts reach this vCPU.
-    extint: Atomic<u32>,
+    /// What this vCPU takes from LINT0: a [`Lint0`].
+    lint0: Atomic<u32>,
     /// Where the vCPU's thread is.
     #[pin]
     pub(super) presence: Presence,
@@ -161,7 +164,7 @@ impl VcpuShared {
                 inbox: Inbox::new(),
                 timer <- WakeTimer::new(),
                 identity <- new_spinlock_irq!(identity),
-                extint: Atomic::new(0),
+                lint0: Atomic::new(Lint0::Nothing as u32),
                 presence <- Presence::new(),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -186,13 +189,20 @@ impl VcpuShared {
 
     /// Whether the PICs' interrupts reach this vCPU. Any context.
     pub(crate) fn takes_extint(&self) -> bool {
-        atomic::read(&self.extint) != 0
+        atomic::read(&self.lint0) == Lint0::ExtInt as u32
     }
 
-    /// Says whether they do. Returns whether that has changed; who is told `true` must look at the PICs.
+    /// Whether the ticks of the PIT are NMIs for this vCPU. Any context.
+    pub(crate) fn takes_ticks(&self) -> bool {
+        self.lint0.load(Relaxed) == Lint0::Nmi as u32
+    }
+
+    /// Says what it takes from LINT0. Returns whether that has changed; who is told `true` must look at the
+    /// PICs.
     #[inline]
-    pub(crate) fn set_takes_extint(&self, takes: bool) -> bool {
-        self.takes_extint() != takes && self.extint.xchg(takes.into(), Full) != u32::from(takes)
+    pub(crate) fn set_lint0(&self, lint0: Lint0) -> bool {
+        let new = lint0 as u32;
+        self.lint0.load(Relaxed) != new && self.lint0.xchg(new, Full) != new
     }
 
     /// Sends an interrupt vector to the local APIC. Any context.

@@ -31,6 +31,7 @@ use crate::{
     },
     model::{
         addr::Hpa,
+        clock::scale::Format,
         exit::{
             EntryFailure,
             Event,
@@ -75,9 +76,6 @@ const VAPIC_TPR: u16 = 0x80;
 const PLE_GAP: u32 = 128;
 /// and a loop of this length exits.
 const PLE_WINDOW: u32 = 4096;
-
-/// TSC_MULTIPLIER is a fixed-point number with 48 fractional bits (section 25.6.5).
-const TSC_MULTIPLIER_ONE: u64 = 1 << 48;
 
 /// Exceptions that always exit: #DB and #AC because a guest could keep the processor delivering them for
 /// ever, #MC because it is the host's.
@@ -257,7 +255,7 @@ impl VmxVcpu {
                 vmcs.write(field::ENCLS_EXITING_BITMAP, u64::MAX);
             }
             if features.tsc_scaling {
-                vmcs.write(field::TSC_MULTIPLIER, TSC_MULTIPLIER_ONE);
+                vmcs.write(field::TSC_MULTIPLIER, Format::VMX.one().multiplier());
             }
 
             // Host state that is the same on every CPU and for every process (section 25.5).

@@ -14,7 +14,7 @@ start_emulator() {
 	local cmdline
 	cmdline=$(echo $base_cmdline $append)
 	[[ $append == *mitigations=* ]] || cmdline="$cmdline mitigations=off"
-	if [ "$icount" = no ] && nests_in_hardware "$backend"; then
+	if [ "$icount" = no ] && [ -z "$cpu_model" ] && nests_in_hardware "$backend"; then
 		start_qemu "$cmdline" kvm host
 		return
 	fi

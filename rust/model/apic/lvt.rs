@@ -53,6 +53,19 @@ pub enum LvtEvent {
     ExtInt,
 }
 
+/// What a processor takes from LINT0, which leads to all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Lint0 {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The 8259's interrupts.
+    ExtInt,
+    /// The ticks of the PIT as NMIs, for a watchdog.
+    Nmi,
+}
+
 impl Lvt {
     /// All entries.
     pub const ALL: [Self; 7] = [
@@ -206,12 +219,22 @@ impl Lapic {
         }
     }
 
-    /// Returns whether an interrupt of the 8259 reaches this processor: by LINT0 in ExtINT mode, or by
-    /// INTR when the APIC is disabled.
-    pub fn accepts_extint(&self) -> bool {
+    /// Returns what comes in by LINT0, or by INTR when the APIC is disabled.
+    pub fn lint0(&self) -> Lint0 {
+        if self.mode == Mode::Disabled {
+            return Lint0::ExtInt;
+        }
         let entry = self.regs.get(Reg::LVT_LINT0);
-        self.mode == Mode::Disabled
-            || (entry & LVT_MASKED == 0
-                && DeliveryMode::from_bits(entry >> DELIVERY_SHIFT) == DeliveryMode::ExtInt)
+        match DeliveryMode::from_bits(entry >> DELIVERY_SHIFT) {
+            _ if entry & LVT_MASKED != 0 => Lint0::Nothing,
+            DeliveryMode::ExtInt => Lint0::ExtInt,
+            DeliveryMode::Nmi => Lint0::Nmi,
+            _ => Lint0::Nothing,
+        }
+    }
+
+    /// Returns whether an interrupt of the 8259 reaches this processor.
+    pub fn accepts_extint(&self) -> bool {
+        self.lint0() == Lint0::ExtInt
     }
 }

@@ -30,7 +30,7 @@ mod vectors;
 
 pub use base::{BaseChange, Initiator, Mode};
 pub use ipi::{arbitrate, Candidate, Identity, Ipi, Sender, Shorthand};
-pub use lvt::{Lvt, LvtEvent};
+pub use lvt::{Lint0, Lvt, LvtEvent};
 pub use regs::{Reg, X2APIC_MSR_FIRST, X2APIC_MSR_LAST};
 pub use state::STATE_BYTES;
 pub use timer::{Clock, Timer};

@@ -49,24 +49,32 @@ impl Format {
     ///
     /// `None` when the format can't hold it, or for a frequency of 0.
     pub fn ratio(self, guest_khz: u32, host_khz: u32) -> Option<Ratio> {
-        let host = u64::from(host_khz);
-        let mut multiplier = u64::from(guest_khz).checked_div(host)?;
-        let mut rest = u64::from(guest_khz).checked_rem(host)?;
-        // Long division, a bit at a time: there is no division of 128-bit numbers here.
-        for _ in 0..self.fraction_bits {
-            multiplier = multiplier.checked_mul(2)?;
-            rest <<= 1;
-            if rest >= host {
-                rest -= host;
-                multiplier |= 1;
-            }
-        }
+        let (multiplier, _) = divide(guest_khz.into(), host_khz.into(), self.fraction_bits)?;
         // INVARIANT: The multiplier is checked to be neither 0 nor too large.
         (multiplier != 0 && multiplier <= self.max).then_some(Ratio {
             multiplier,
             fraction_bits: self.fraction_bits,
         })
     }
+}
+
+/// Returns `value` times 2^`fraction_bits` divided by `divisor`, rounded down, and whether that is exact.
+/// `None` when it does not fit or the divisor is 0.
+///
+/// A long division, a bit at a time: there is no division of 128-bit numbers here.
+fn divide(value: u64, divisor: u64, fraction_bits: u32) -> Option<(u64, bool)> {
+    let mut quotient = value.checked_div(divisor)?;
+    let mut rest = u128::from(value.checked_rem(divisor)?);
+    let divisor = u128::from(divisor);
+    for _ in 0..fraction_bits {
+        quotient = quotient.checked_mul(2)?;
+        rest <<= 1;
+        if rest >= divisor {
+            rest -= divisor;
+            quotient |= 1;
+        }
+    }
+    Some((quotient, rest == 0))
 }
 
 impl Ratio {
@@ -84,6 +92,18 @@ impl Ratio {
     pub const fn scale(self, value: u64) -> u64 {
         let product = (value as u128).wrapping_mul(self.multiplier as u128);
         (product >> (self.fraction_bits & 63)) as u64
+    }
+
+    /// Returns the fewest ticks of the host in which the scaled counter moves by `ticks`, or `u64::MAX` when
+    /// they are more than fit.
+    pub fn unscale(self, ticks: u64) -> u64 {
+        if self.is_one() {
+            return ticks;
+        }
+        match divide(ticks, self.multiplier, self.fraction_bits) {
+            Some((host, exact)) => host.saturating_add((!exact).into()),
+            None => u64::MAX,
+        }
     }
 
     /// Returns what must be added to the scaled host counter so that the guest reads `guest` when the host
@@ -121,6 +141,41 @@ mod tests {
         assert_eq!(ratio.multiplier(), (1 << 32) / 3);
         assert_eq!(Format::SVM.ratio(256, 1), None);
         assert!(Format::SVM.ratio(255, 1).is_some());
+    }
+
+    /// APM vol. 2, "TSC Ratio MSR": the integer part has 8 bits.
+    #[test]
+    fn all_64_bits_are_scaled() {
+        let half = Format::SVM.ratio(1, 2).unwrap();
+        assert_eq!(half.multiplier(), 0x8000_0000);
+        assert_eq!(half.scale(u64::MAX), u64::MAX >> 1);
+        assert_eq!(Format::SVM.ratio(2, 1).unwrap().scale(1 << 63), 0);
+        let third = Format::SVM.ratio(1_000_000, 3_000_000).unwrap();
+        assert_eq!(third.scale(3_000_000_000), 999_999_999);
+        assert_eq!(Format::SVM.one().scale(u64::MAX), u64::MAX);
+    }
+
+    /// The host's ticks are enough, and one less is not.
+    #[test]
+    fn unscaled_ticks_are_the_fewest() {
+        for format in [Format::VMX, Format::SVM] {
+            for (guest, host) in [(1, 3), (3, 1), (2_400_000, 2_400_100), (999_983, 3_000_017)] {
+                let ratio = format.ratio(guest, host).unwrap();
+                for ticks in [0u64, 1, 2, 1000, 12_345_678_901, 1 << 40] {
+                    let host = ratio.unscale(ticks);
+                    assert!(ratio.scale(host) >= ticks, "{ratio:?} {ticks}");
+                    assert!(
+                        host == 0 || ratio.scale(host - 1) < ticks,
+                        "{ratio:?} {ticks}"
+                    );
+                }
+            }
+        }
+        assert_eq!(
+            Format::SVM.ratio(1, u32::MAX).unwrap().unscale(1 << 40),
+            u64::MAX
+        );
+        assert_eq!(Format::VMX.one().unscale(u64::MAX), u64::MAX);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Counter {
     pub khz: u32,
     /// Its ratio to the host's.
     pub ratio: Ratio,
+    /// It falls behind while the guest runs, so that it never agrees with another one.
+    pub lags: bool,
 }
 
 /// Which offset the VM's counters have in common.
@@ -91,10 +93,7 @@ impl TscSync {
             self.generation = self.generation.wrapping_add(1);
             self.matched = 0;
         }
-        if vcpu.0 != self.generation {
-            vcpu.0 = self.generation;
-            self.matched = self.matched.saturating_add(1);
-        }
+        self.join(vcpu, counter);
         self.last = Some((now.ns, value));
         self.khz = counter.khz;
         self.user |= write != Write::Creation;
@@ -109,13 +108,28 @@ impl TscSync {
             self.generation = self.generation.wrapping_add(1);
             self.matched = 0;
         }
-        if vcpu.0 != self.generation {
-            vcpu.0 = self.generation;
-            self.matched = self.matched.saturating_add(1);
-        }
+        self.join(vcpu, counter);
         self.last = Some((now.ns, counter.ratio.guest(now.tsc, offset)));
         self.khz = counter.khz;
         self.user = true;
+    }
+
+    /// Takes note that a vCPU has the current offset.
+    fn join(&mut self, vcpu: &mut Generation, counter: Counter) {
+        if counter.lags {
+            self.leave(vcpu);
+        } else if vcpu.0 != self.generation {
+            vcpu.0 = self.generation;
+            self.matched = self.matched.saturating_add(1);
+        }
+    }
+
+    /// Takes note that a vCPU's counter no longer agrees with the others.
+    pub fn leave(&mut self, vcpu: &mut Generation) {
+        if vcpu.0 == self.generation && vcpu.0 != 0 {
+            self.matched = self.matched.saturating_sub(1);
+        }
+        vcpu.0 = 0;
     }
 
     fn joins(&self, write: Write, value: u64, khz: u32, now_ns: u64) -> bool {
@@ -160,6 +174,7 @@ mod tests {
         Counter {
             khz: KHZ,
             ratio: Format::VMX.one(),
+            lags: false,
         }
     }
 
@@ -229,9 +244,44 @@ mod tests {
         let other = Counter {
             khz: KHZ / 2,
             ratio: Format::VMX.ratio(KHZ / 2, KHZ).unwrap(),
+            lags: false,
         };
         let _ = sync.write(Write::Creation, &mut vcpus[1], other, now(1));
         assert!(!sync.all_match(2));
+    }
+
+    #[test]
+    fn a_counter_that_lags_agrees_with_none() {
+        let mut sync = TscSync::new();
+        let mut vcpus = [Generation::default(); 2];
+        let slow = Counter {
+            lags: true,
+            ..counter()
+        };
+        let first = sync.write(Write::Creation, &mut vcpus[0], counter(), now(0));
+        assert!(sync.all_match(1));
+        // It has the same offset all the same.
+        assert_eq!(
+            sync.write(Write::Creation, &mut vcpus[1], slow, now(1)),
+            first
+        );
+        assert!(!sync.all_match(2));
+        let _ = sync.write(Write::User(0), &mut vcpus[1], counter(), now(2));
+        assert!(sync.all_match(2));
+    }
+
+    #[test]
+    fn who_leaves_must_join_again() {
+        let mut sync = TscSync::new();
+        let mut vcpus = [Generation::default(); 2];
+        for vcpu in &mut vcpus {
+            let _ = sync.write(Write::Creation, vcpu, counter(), now(0));
+        }
+        sync.leave(&mut vcpus[0]);
+        sync.leave(&mut vcpus[0]);
+        assert!(!sync.all_match(2) && sync.all_match(1));
+        let _ = sync.write(Write::User(0), &mut vcpus[0], counter(), now(1));
+        assert!(sync.all_match(2));
     }
 
     #[test]

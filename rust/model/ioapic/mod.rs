@@ -7,9 +7,10 @@
 //! its level is the OR of theirs.
 //!
 //! An entry in level mode sets its remote IRR with the message and sends no other one until the EOI.
-//! When the line is still asserted then, the interrupt is sent again at once. A guest that never
-//! silences its device thus spends its time in its own handler, and since each round needs an EOI
-//! that it executes, it slows down nobody else: there is no throttling.
+//! When the line is still asserted then, the interrupt is sent again at once. A guest that does not
+//! silence its device would get no further than its handler, so that after [`STORM`] EOIs in a row the
+//! interrupt is held back for [`PAUSE_NS`]: real messages take their time, too, and let such a guest go
+//! on, however slowly.
 
 mod entry;
 mod state;
@@ -31,6 +32,10 @@ pub const WINDOW_BYTES: u64 = 0x100;
 pub const VERSION_82093AA: u8 = 0x11;
 /// The first version with an EOI register.
 pub const VERSION_WITH_EOI: u8 = 0x20;
+/// EOIs in a row that find the line still asserted until the interrupt is held back.
+pub const STORM: u16 = 10_000;
+/// How long it is held back, in ns.
+pub const PAUSE_NS: u64 = 10_000_000;
 /// Sources that can share a pin.
 pub const SOURCES: u32 = 32;
 
@@ -126,6 +131,8 @@ pub struct Ioapic {
     /// The sources that drive each pin.
     sources: [u32; PINS],
     table: [Entry; PINS],
+    /// EOIs in a row that found the pin's line still asserted.
+    eois: [u16; PINS],
 }
 
 impl Ioapic {
@@ -140,6 +147,7 @@ impl Ioapic {
             sent: 0,
             sources: [0; PINS],
             table: [Entry::RESET; PINS],
+            eois: [0; PINS],
         }
     }
 
@@ -223,21 +231,49 @@ impl Ioapic {
     /// Ends the wait of the level entries with `vector`, which a local APIC has broadcast, and passes
     /// the messages of those whose line is still high to `deliver`, with their pins. `deliver` says
     /// whether a local APIC took the message, as in [`Ioapic::not_accepted`].
-    pub fn eoi<F: FnMut(u8, Message) -> bool>(&mut self, vector: u8, mut deliver: F) {
+    ///
+    /// Returns whether a message was held back: call [`Ioapic::resume`] in [`PAUSE_NS`].
+    pub fn eoi<F: FnMut(u8, Message) -> bool>(&mut self, vector: u8, mut deliver: F) -> bool {
+        let mut held = false;
         for (pin, index) in (0u8..).zip(0..PINS) {
-            let Some(slot) = self.table.get_mut(index) else {
+            let (Some(slot), Some(eois)) = (self.table.get_mut(index), self.eois.get_mut(index))
+            else {
                 continue;
             };
             if slot.vector() != vector || !slot.remote_irr() {
                 continue;
             }
             *slot = slot.with_remote_irr(false);
-            if self.high & Self::bit(pin) != 0 {
-                if let Some(message) = self.service(pin) {
-                    if !deliver(pin, message) {
-                        self.not_accepted(pin);
-                    }
-                }
+            if slot.is_masked() || self.high & Self::bit(pin) == 0 {
+                *eois = 0;
+                continue;
+            }
+            *eois = eois.saturating_add(1);
+            if *eois >= STORM {
+                *eois = 0;
+                held = true;
+                continue;
+            }
+            self.send(pin, &mut deliver);
+        }
+        held
+    }
+
+    /// Sends the interrupts that were held back, if their lines are still asserted; `deliver` as in
+    /// [`Ioapic::eoi`].
+    pub fn resume<F: FnMut(u8, Message) -> bool>(&mut self, mut deliver: F) {
+        for pin in (0u8..).take(PINS) {
+            if self.entry(pin).is_level() && self.high & Self::bit(pin) != 0 {
+                self.send(pin, &mut deliver);
+            }
+        }
+    }
+
+    /// Sends the message of `pin` if its entry lets it through now.
+    fn send<F: FnMut(u8, Message) -> bool>(&mut self, pin: u8, deliver: &mut F) {
+        if let Some(message) = self.service(pin) {
+            if !deliver(pin, message) {
+                self.not_accepted(pin);
             }
         }
     }

@@ -53,6 +53,7 @@ impl Ioapic {
         self.table = state.redirtbl.map(Entry::from_bits);
         self.high = 0;
         self.sent = 0;
+        self.eois = [0; PINS];
         for (pin, _) in (0u8..).zip(0..PINS) {
             if state.irr & Self::bit(pin) != 0 {
                 if let Line::Deliver(message) = self.set_line(pin, true) {

@@ -322,3 +322,79 @@ fn restored_lines_are_sent() {
     target.reset();
     assert_eq!(target.state(), ioapic().state());
 }
+
+/// A line that never falls is held back at every [`STORM`]th EOI, and sent again by `resume`.
+#[test]
+fn a_storm_is_held_back() {
+    let mut ioapic = ioapic();
+    let _ = write(&mut ioapic, low(9), LEVEL | 0x31);
+    assert_eq!(delivered(ioapic.set_irq(9, 0, true)), 0x31);
+    for _ in 0..3 {
+        for _ in 1..STORM {
+            let mut sent = 0;
+            assert!(!ioapic.eoi(0x31, |_, _| {
+                sent += 1;
+                true
+            }));
+            assert_eq!(sent, 1);
+        }
+        assert!(ioapic.eoi(0x31, |_, _| panic!("sent")));
+        // Nothing waits for an EOI now.
+        assert_eq!(read(&mut ioapic, low(9)), LEVEL | 0x31);
+        assert!(!ioapic.eoi(0x31, |_, _| panic!("sent")));
+        let mut sent = Vec::new();
+        ioapic.resume(|pin, message| {
+            sent.push((pin, message.vector));
+            true
+        });
+        assert_eq!(sent, [(9, 0x31)]);
+        ioapic.resume(|_, _| panic!("sent twice"));
+    }
+}
+
+/// A line that has fallen, and one that is masked, begin anew; and `resume` sends neither.
+#[test]
+fn a_storm_ends() {
+    for masked in [false, true] {
+        let mut ioapic = ioapic();
+        let _ = write(&mut ioapic, low(9), LEVEL | 0x31);
+        let _ = ioapic.set_irq(9, 0, true);
+        for _ in 1..STORM {
+            assert_eq!(eoi(&mut ioapic, 0x31), [9]);
+        }
+        if masked {
+            let _ = write(&mut ioapic, low(9), MASKED | LEVEL | 0x31);
+        } else {
+            let _ = ioapic.set_irq(9, 0, false);
+        }
+        assert_eq!(eoi(&mut ioapic, 0x31), []);
+        ioapic.resume(|_, _| panic!("sent"));
+        let _ = write(&mut ioapic, low(9), LEVEL | 0x31);
+        let _ = ioapic.set_irq(9, 0, true);
+        for _ in 1..STORM {
+            assert_eq!(eoi(&mut ioapic, 0x31), [9]);
+        }
+    }
+}
+
+/// What is held back is sent at once when the guest writes the entry; and restoring a state begins anew.
+#[test]
+fn held_back_and_rewritten() {
+    let mut ioapic = ioapic();
+    let _ = write(&mut ioapic, low(9), LEVEL | 0x31);
+    let _ = ioapic.set_irq(9, 0, true);
+    for _ in 0..STORM {
+        let _ = eoi(&mut ioapic, 0x31);
+    }
+    match write(&mut ioapic, low(9), LEVEL | 0x32) {
+        Effect::Entry(write) => assert_eq!(write.deliver.map(|m| m.vector), Some(0x32)),
+        other => panic!("{other:?}"),
+    }
+    ioapic.resume(|_, _| panic!("sent"));
+    let _ = eoi(&mut ioapic, 0x32);
+    let state = ioapic.state();
+    ioapic.set_state(&state, |_, _| true);
+    for _ in 1..STORM {
+        assert_eq!(eoi(&mut ioapic, 0x32), [9]);
+    }
+}

@@ -12,5 +12,4 @@ pub mod event;
 pub mod exit;
 pub mod intercept;
 pub mod permission;
-pub mod tsc;
 pub mod vmcb;

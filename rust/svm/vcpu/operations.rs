@@ -170,6 +170,7 @@ impl BackendVcpu for SvmVcpu {
             Reg::Efer => self.efer,
             Reg::Dr7 => save.dr7,
             Reg::TscOffset => control.tsc_offset,
+            Reg::TscMultiplier => self.msr(msr::AMD64_TSC_RATIO).unwrap_or(0),
             Reg::Cpl => save.cpl.into(),
         }
     }
@@ -202,6 +203,9 @@ impl BackendVcpu for SvmVcpu {
             Reg::TscOffset => {
                 control.tsc_offset = value;
                 control.mark_dirty(Clean::INTERCEPTS);
+            }
+            Reg::TscMultiplier => {
+                self.set_msr(msr::AMD64_TSC_RATIO, value);
             }
             Reg::Cpl => {}
         }

@@ -145,6 +145,7 @@ impl BackendVcpu for VmxVcpu {
             Reg::Efer => efer,
             Reg::Dr7 => vmcs.read(field::GUEST_DR7),
             Reg::TscOffset => vmcs.read(field::TSC_OFFSET),
+            Reg::TscMultiplier => vmcs.read(field::TSC_MULTIPLIER),
             Reg::Cpl => {
                 let rights = vmcs.read(field::GUEST_SS_ACCESS_RIGHTS);
                 u64::from((rights & ar::DPL) >> ar::DPL_SHIFT)
@@ -168,6 +169,7 @@ impl BackendVcpu for VmxVcpu {
             Reg::Cr3 => vmcs.write(field::GUEST_CR3, value),
             Reg::Dr7 => vmcs.write(field::GUEST_DR7, value),
             Reg::TscOffset => vmcs.write(field::TSC_OFFSET, value),
+            Reg::TscMultiplier => vmcs.write(field::TSC_MULTIPLIER, value),
             Reg::Cr0 | Reg::Cr4 | Reg::Efer | Reg::Cpl => {}
         });
     }

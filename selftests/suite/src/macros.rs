@@ -14,7 +14,7 @@ macro_rules! guest {
             ".set EXC_CR2, 0xc830; .set FIXUP, 0xc840; .set RETURN_MASK, 0xc848",
             ".set IRQ_COUNTS, 0xc000; .set IRQ_LOG, 0xd000; .set IRQ_LOGGED, 0xc900",
             ".set APIC, 0xfee00000; .set IOAPIC, 0xfec00000; .set MMIO, 0xd0000000",
-            ".set STACK, 0x3fff0; .set CODE, 0x10000",
+            ".set STACK, 0x3fff0; .set CODE, 0x10000; .set FREE, 0x40000",
             ".code64",
             ".balign 64",
             concat!("guest_", stringify!($name), "_start:"),

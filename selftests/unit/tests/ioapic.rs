@@ -355,7 +355,7 @@ proptest! {
                 }
                 1..=3 => {
                     if let Effect::Eoi(vector) = ioapic.mmio_write(offset, len, value) {
-                        ioapic.eoi(vector, |pin, _| usize::from(pin) < PINS);
+                        let _held = ioapic.eoi(vector, |pin, _| usize::from(pin) < PINS);
                     }
                 }
                 4 => {
@@ -363,7 +363,9 @@ proptest! {
                     ioapic.message(pin);
                 }
                 5 => ioapic.not_accepted(pin),
-                6 => ioapic.eoi(pin, |pin, _| usize::from(pin) < PINS),
+                6 => {
+                    let _held = ioapic.eoi(pin, |pin, _| usize::from(pin) < PINS);
+                }
                 _ => ioapic.set_state(&state, |pin, _| usize::from(pin) < PINS),
             }
             let state = ioapic.state();

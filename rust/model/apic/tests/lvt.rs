@@ -129,3 +129,27 @@ fn extint_needs_an_unmasked_lint0() {
         assert_eq!(lapic.accepts_extint(), expected);
     }
 }
+
+/// SDM vol. 3, figure "Local Vector Table (LVT)": what LINT0's delivery mode and mask make of it.
+#[test]
+fn lint0() {
+    let mut lapic = xapic();
+    for (entry, expected) in [
+        (0x700, Lint0::ExtInt),
+        (0x400, Lint0::Nmi),
+        (0x030, Lint0::Nothing),
+        (0x10700, Lint0::Nothing),
+        (0x10400, Lint0::Nothing),
+    ] {
+        let _ = write(&mut lapic, 0x350, entry);
+        assert_eq!(lapic.lint0(), expected, "{entry:#x}");
+        assert_eq!(lapic.accepts_extint(), expected == Lint0::ExtInt);
+    }
+    // Software-disabling masks it.
+    let _ = write(&mut lapic, 0x350, 0x400);
+    let _ = write(&mut lapic, 0xf0, 0xff);
+    assert_eq!(lapic.lint0(), Lint0::Nothing);
+    // Without an APIC the processor has the pin INTR.
+    assert!(lapic.write_base(BASE_DISABLED, Initiator::Guest).is_ok());
+    assert_eq!(lapic.lint0(), Lint0::ExtInt);
+}

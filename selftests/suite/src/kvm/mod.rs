@@ -116,13 +116,19 @@ requests! {
     KVM_GET_PIT2 = ior(0x9f, kb::kvm_pit_state2);
     KVM_SET_PIT2 = iow(0xa0, kb::kvm_pit_state2);
     KVM_ENABLE_CAP = iow(0xa3, kb::kvm_enable_cap);
+    KVM_SET_TSC_KHZ = io(0xa2);
     KVM_GET_TSC_KHZ = io(0xa3);
     KVM_GET_XSAVE = ior(0xa4, kb::kvm_xsave);
     KVM_SET_XSAVE = iow(0xa5, kb::kvm_xsave);
+    KVM_REGISTER_COALESCED_MMIO = iow(0x67, kb::kvm_coalesced_mmio_zone);
+    KVM_UNREGISTER_COALESCED_MMIO = iow(0x68, kb::kvm_coalesced_mmio_zone);
     KVM_SIGNAL_MSI = iow(0xa5, kb::kvm_msi);
     KVM_GET_XCRS = ior(0xa6, kb::kvm_xcrs);
     KVM_SET_XCRS = iow(0xa7, kb::kvm_xcrs);
     KVM_KVMCLOCK_CTRL = io(0xad);
+    KVM_SET_DEVICE_ATTR = iow(0xe1, kb::kvm_device_attr);
+    KVM_GET_DEVICE_ATTR = iow(0xe2, kb::kvm_device_attr);
+    KVM_HAS_DEVICE_ATTR = iow(0xe3, kb::kvm_device_attr);
     KVM_GET_XSAVE2 = ior(0xcf, kb::kvm_xsave);
 }
 

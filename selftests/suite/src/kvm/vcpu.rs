@@ -110,6 +110,24 @@ impl Vcpu {
         )
     }
 
+    /// The 32-bit word at byte `offset` of the mapping, which others may change at any time.
+    pub fn word(&self, offset: usize) -> u32 {
+        // SAFETY: inside of the mapping, and volatile.
+        unsafe { self.word_at(offset).read_volatile() }
+    }
+
+    /// Sets it.
+    pub fn set_word(&self, offset: usize, value: u32) {
+        // SAFETY: as above.
+        unsafe { self.word_at(offset).write_volatile(value) }
+    }
+
+    fn word_at(&self, offset: usize) -> *mut u32 {
+        assert!(offset + 4 <= self.mmap_size && offset.is_multiple_of(4));
+        // SAFETY: inside of the mapping, as just checked.
+        unsafe { self.run.cast::<u8>().add(offset).cast() }
+    }
+
     /// Sets `kvm_run.immediate_exit`; may be called while another thread runs the vCPU.
     pub fn set_immediate_exit(&self, value: u8) {
         // SAFETY: the mapping lives as long as `self`; a byte is written in one piece.

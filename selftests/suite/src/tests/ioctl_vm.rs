@@ -17,6 +17,7 @@ tests!(
     ioctl_memory_region2,
     ioctl_tss_and_identity,
     ioctl_create_vcpu,
+    ioctl_max_vcpu_id,
     ioctl_irqchip_order,
     ioctl_irqchip_absent,
     ioctl_irqchip_state,
@@ -191,6 +192,29 @@ fn ioctl_create_vcpu() -> TestResult {
         let _second = vm.create_vcpu(1)?;
         check_errno!(vm.create_vcpu(1), libc::EEXIST);
     }
+    Ok(())
+}
+
+/// KVM_CAP_MAX_VCPU_ID bounds the numbers once, before the first vCPU and above the boot CPU's.
+fn ioctl_max_vcpu_id() -> TestResult {
+    let sys = System::open(&env().device)?;
+    let vm = sys.create_vm()?;
+    let cap = kb::KVM_CAP_MAX_VCPU_ID;
+    let most = sys.check(cap) as u64;
+    check_errno!(vm.enable_cap(cap, most + 1), libc::EINVAL);
+    check_errno!(vm.enable_cap(cap, 1 << 40), libc::EINVAL);
+    check_errno!(ioctl(vm.fd(), KVM_SET_BOOT_CPU_ID, most + 1), libc::EINVAL);
+    ioctl(vm.fd(), KVM_SET_BOOT_CPU_ID, 6)?;
+    check_errno!(vm.enable_cap(cap, 5), libc::EINVAL, "below the boot CPU");
+    vm.enable_cap(cap, 8)?;
+    vm.enable_cap(cap, 8)?;
+    check_errno!(vm.enable_cap(cap, 9), libc::EINVAL, "set before");
+    check_errno!(ioctl(vm.fd(), KVM_SET_BOOT_CPU_ID, 9), libc::EINVAL);
+    check_errno!(vm.create_vcpu(8), libc::EINVAL);
+    let _vcpu = vm.create_vcpu(7)?;
+    let late = sys.create_vm()?;
+    let _vcpu = late.create_vcpu(0)?;
+    check_errno!(late.enable_cap(cap, 8), libc::EINVAL, "after a vCPU");
     Ok(())
 }
 

@@ -18,6 +18,7 @@ tests!(
     irq_pit_channel_2,
     irq_pit_read_back,
     irq_pit_state,
+    irq_pit_watchdog,
 );
 
 fn machine(code: &[u8]) -> std::result::Result<Machine, Outcome> {
@@ -194,5 +195,48 @@ fn irq_pit_state() -> TestResult {
     let elapsed = start.elapsed();
     check!(elapsed >= Duration::from_millis(49), "{elapsed:?} for 50 ms");
     check!(elapsed < Duration::from_millis(500), "{elapsed:?} for 50 ms");
+    Ok(())
+}
+
+guest!(pit_watchdog:
+    // Channel 0 ticks each RDI counts; LINT0 is RSI. Waits for RBX exceptions, which are NMIs.
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0x350], esi",
+    "mov al, 0x34", "out 0x43, al",
+    "mov eax, edi", "out 0x40, al", "shr eax, 8", "out 0x40, al",
+    "2: out SYNC, al",
+    "sti",
+    "3: cmp [EXC], rbx", "jb 3b",
+    "out DONE, al",
+);
+
+/// The ticks of channel 0 are NMIs for a vCPU whose LINT0 has that mode. (With IF clear, Bochs never leaves such a
+/// guest, nor one of KVM's.)
+fn irq_pit_watchdog() -> TestResult {
+    const NMI_MODE: u64 = 0x400;
+    let build = |lint0: u64| -> std::result::Result<Machine, Outcome> {
+        let mut m = machine(pit_watchdog())?;
+        // Nobody acknowledges interrupt 0.
+        let control = kb::kvm_reinject_control::default();
+        ioctl_in(m.vm.fd(), KVM_REINJECT_CONTROL, &control)?;
+        m.mem.set(RETURN_MASK, 1 << 2);
+        m.with_regs(|r| (r.rdi, r.rsi, r.rbx) = (COUNT_10MS, lint0, 0))?;
+        m.run_sync()?;
+        Ok(m)
+    };
+    let start = Instant::now();
+    let mut m = build(NMI_MODE)?;
+    m.with_regs(|r| r.rbx = 10)?;
+    m.run_done()?;
+    let elapsed = start.elapsed();
+    check!(elapsed >= Duration::from_millis(99), "{elapsed:?} for 100 ms");
+    check_eq!(m.mem.get(EXC_VECTOR), 2);
+    for lint0 in [NMI_MODE | 1 << 16, 0x30] {
+        let mut m = build(lint0)?;
+        std::thread::sleep(Duration::from_millis(30));
+        m.run_done()?;
+        check_eq!(m.mem.get(EXC), 0, "NMIs with LINT0 {lint0:#x}");
+    }
     Ok(())
 }

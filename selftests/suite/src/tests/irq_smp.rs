@@ -19,6 +19,7 @@ tests!(
     irq_smp_ping_pong = 60,
     irq_smp_start,
     irq_smp_init_again,
+    irq_smp_many = 120,
 );
 
 guest!(smp_sender:
@@ -365,5 +366,100 @@ fn irq_smp_init_again() -> TestResult {
         Ok(())
     })?;
     check_eq!(other.sregs()?.cs.selector, 0x6000);
+    Ok(())
+}
+
+guest!(many_first:
+    // Starts all others at page 0x50 and waits until EDI of them have come; then sends interrupt 0x41 to all of
+    // them and waits until each has answered.
+    "mov ebp, 0xfee00000",
+    "mov dword ptr [rbp + 0xf0], 0x1ff",
+    "mov dword ptr [rbp + 0x350], 0x10000",
+    "sti",
+    "out SYNC, al",
+    "mov dword ptr [rbp + 0x300], 0xc4500",
+    "out SYNC, al",
+    "mov dword ptr [rbp + 0x300], 0xc4650",
+    "2: pause", "cmp [DATA], edi", "jb 2b",
+    "out SYNC, al",
+    "mov dword ptr [rbp + 0x300], 0xc4041",
+    "3: pause", "cmp [DATA + 8], edi", "jb 3b",
+    // What was sent before the last answer is taken at the next entry.
+    "out SYNC, al",
+    "out DONE, al",
+);
+
+guest!(many_other:
+    ".code16",
+    "cli",
+    "mov ax, cs", "mov ds, ax",
+    "data32 lgdt [0x80]",
+    "data32 lidt [0x88]",
+    "mov eax, cr0", "or al, 1", "mov cr0, eax",
+    ".byte 0x66, 0xea; .long 0x50000 + 4f - 99b; .word 0x18", // a far jump to 32-bit code
+    ".code32",
+    "4: mov eax, 0x10", "mov ds, eax", "mov ss, eax",
+    "mov ebp, 0xfee00000",
+    "mov ecx, [ebp + 0x20]", "shr ecx, 24",
+    "mov esp, ecx", "shl esp, 8", "add esp, 0x60000",
+    "mov dword ptr [ebp + 0xf0], 0x1ff",
+    "lock inc dword ptr [DATA]",
+    "5: sti", "hlt", "jmp 5b",
+    ".org 99b + 0x80",
+    ".word 0x47; .long 0x7000", // GDT
+    ".org 99b + 0x88",
+    ".word 0x20f; .long 0x51000", // IDT
+    ".org 99b + 0xc0",
+    // Answers with interrupt 0x80 + ID.
+    "mov dword ptr [ebp + 0xb0], 0",
+    "mov dword ptr [ebp + 0x310], 0",
+    "mov eax, ecx", "add eax, 0x4080", "mov [ebp + 0x300], eax",
+    "lock inc dword ptr [DATA + 8]",
+    "6: mov al, 0", "out 0xe0, al",
+    "jmp 6b",
+);
+
+/// As many vCPUs as there can be, up to 64: all start by one INIT and one start-up IPI, take one broadcast and
+/// answer it, each with an interrupt of its own.
+fn irq_smp_many() -> TestResult {
+    const IDT32: u64 = 0x51000;
+    const HANDLER: u64 = 0x500c0;
+    let mut m = Machine::irqchip(many_first())?;
+    let count = (m.sys.check(kb::KVM_CAP_MAX_VCPUS) as u64).min(64);
+    check!(count >= 2, "{count} vCPUs");
+    m.mem.write(0x50000, many_other());
+    m.mem.set(IDT32 + 0x41 * 8, HANDLER & 0xffff | 0x18 << 16 | 0x8e << 40 | (HANDLER >> 16) << 48);
+    let cpuid = m.sys.supported_cpuid()?;
+    let mut others = Vec::new();
+    for id in 1..count {
+        let vcpu = m.vm.create_vcpu(id)?;
+        vcpu.set_cpuid(cpuid.entries())?;
+        others.push(vcpu);
+    }
+    m.with_regs(|r| r.rdi = count - 1)?;
+    m.run_sync()?;
+    std::thread::scope(|scope| -> TestResult {
+        let run = |vcpu: &mut Vcpu| loop {
+            match vcpu.run() {
+                Err(error) if [libc::EAGAIN, libc::EINTR].contains(&error.errno.0) => {}
+                result => return result,
+            }
+        };
+        let threads: Vec<_> = others.iter_mut().map(|vcpu| scope.spawn(move || run(vcpu))).collect();
+        m.run_sync()?;
+        m.run_sync()?;
+        check_eq!(m.mem.get32(DATA), count as u32 - 1, "vCPUs that have started");
+        m.run_sync()?;
+        m.run_done()?;
+        for thread in threads {
+            let exit = thread.join().map_err(|_| Outcome::Fail("a thread panicked".into()))?;
+            check!(matches!(exit?, Exit::Out { port: PORT_DONE, .. }), "another vCPU's exit");
+        }
+        Ok(())
+    })?;
+    for id in 1..count {
+        check_eq!(m.irq_count(0x80 + id), 1, "answers of vCPU {id}");
+    }
+    check_eq!(m.mem.get32(DATA + 8), count as u32 - 1, "answers");
     Ok(())
 }
