@@ -206,13 +206,15 @@ impl State {
 
     /// An access that the nested page tables do not allow: memory that is not mapped yet, or a device.
     fn nested_fault(&mut self, fault: &NestedFault, vectored: Option<&Event>) -> Result<Next> {
+        let wait = vectored.is_some() || !self.may_put_off();
         match self
             .vm
             .memory()
-            .fault(&mut self.spare, fault.gpa, fault.write)
+            .fault(&mut self.spare, fault.gpa, fault.write, wait)
         {
             Ok(()) => Ok(Next::Resume),
             Err(Fault::Host(e)) => Err(e),
+            Err(Fault::Away) => self.put_off(fault.gpa, fault.write),
             Err(Fault::Mmio) if self.map_apic_page(fault.gpa)? => Ok(Next::Resume),
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
             Err(Fault::Mmio) => {

@@ -103,6 +103,7 @@ module! {
 struct Vireo {
     #[pin]
     device: MiscDeviceRegistration<dev::Device>,
+    fetchers: host::global::GlobalOwner<host::work::WorkQueue>,
     virtualization: host::hotplug::VirtualizationOn,
     mitigations: host::cpu::Mitigations,
     hardware: backend::HardwareOwner,
@@ -114,6 +115,7 @@ impl kernel::InPlaceModule for Vireo {
             hardware: backend::Hardware::probe()?,
             mitigations: host::cpu::Mitigations::new()?,
             virtualization: enable()?,
+            fetchers: vcpu::paravirt::start_fetchers()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
         })
     }

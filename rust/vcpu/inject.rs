@@ -55,7 +55,7 @@ impl State {
 
     /// Returns the local APIC's interrupt that its priorities let through.
     #[inline]
-    fn waiting_interrupt(&self) -> bool {
+    pub(super) fn waiting_interrupt(&self) -> bool {
         self.lapic
             .as_ref()
             .is_some_and(|lapic| lapic.pending_interrupt().is_some())

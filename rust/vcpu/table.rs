@@ -54,6 +54,8 @@ pub(crate) mod news {
     pub(crate) const KICK: u32 = 1 << 6;
     /// The vCPU's thread has been off the CPU.
     pub(crate) const STEAL: u32 = 1 << 7;
+    /// A page has come that the guest waits for.
+    pub(crate) const PAGE: u32 = 1 << 8;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
@@ -147,6 +149,8 @@ pub(crate) struct VcpuShared {
     /// Where the vCPU's thread is.
     #[pin]
     pub(super) presence: Presence,
+    /// Pages that kernel threads fetch for the vCPU.
+    pub(super) fetches: Atomic<u32>,
 }
 
 impl VcpuShared {
@@ -160,6 +164,7 @@ impl VcpuShared {
                 identity <- new_spinlock_irq!(identity),
                 extint: Atomic::new(0),
                 presence <- Presence::new(),
+                fetches: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
         )
