@@ -160,8 +160,6 @@ pub(crate) struct EmulationContext {
     pub(crate) efer: u64,
     /// The linear address of the access that led to the exit, where the processor tells it.
     pub(crate) linear: Option<u64>,
-    /// The code at RIP, where the processor tells it.
-    pub(crate) code: CodeBytes,
 }
 
 /// The first bytes of an instruction.
@@ -277,8 +275,16 @@ operations! {
     /// Returns whether the guest is being single-stepped.
     fn retire(&mut self, rip: u64, rsp: u64, rflags: u64) -> bool;
 
+    /// Ends an emulated instruction of 64-bit code that has changed neither RSP nor RFLAGS: moves RIP on by
+    /// `length` bytes, clears RFLAGS.RF, and ends the shadow of STI and MOV SS. Returns whether the guest is being
+    /// single-stepped.
+    fn retire_move(&mut self, length: u8) -> bool;
+
     /// Returns what the instruction emulator begins with.
     fn emulation_context(&mut self) -> EmulationContext;
+
+    /// Returns the code at RIP, where the processor tells it.
+    fn fetched_code(&mut self) -> CodeBytes;
 
     /// Returns the page of the local APIC's registers, where the processor virtualises accesses to it.
     fn apic_page(&mut self) -> Option<&mut ApicPage>;

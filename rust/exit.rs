@@ -39,6 +39,7 @@ use crate::{
 pub(crate) mod emulate;
 mod io;
 pub(crate) mod machine;
+pub(crate) mod quick;
 mod registers;
 
 /// What a handler leaves to be done. `Err` from a handler is an error of the host's, which ends `KVM_RUN`;
@@ -206,6 +207,19 @@ impl State {
 
     /// An access that the nested page tables do not allow: memory that is not mapped yet, or a device.
     fn nested_fault(&mut self, fault: &NestedFault, vectored: Option<&Event>) -> Result<Next> {
+        let memory = self.vm.memory();
+        // Before anything is looked up: what is found may be newer than the version, but not older.
+        let version = memory.slots_version();
+        if vectored.is_none()
+            && self.emulation.devices.has(fault, version)
+            && !self.may_map_apic_page(fault.gpa)
+        {
+            cpu::data_cache_used();
+            return match self.move_plainly(fault) {
+                Some(next) => Ok(next),
+                None => self.emulate(Some(fault)),
+            };
+        }
         let wait = vectored.is_some() || !self.may_put_off();
         match self
             .vm
@@ -219,6 +233,7 @@ impl State {
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
             Err(Fault::Mmio) => {
                 cpu::data_cache_used();
+                self.emulation.devices.add(fault, version);
                 self.emulate(Some(fault))
             }
         }

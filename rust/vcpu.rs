@@ -35,6 +35,7 @@ use crate::{
             self,
             CpuidEntry, //
         },
+        emul::plain::Load,
         event::{
             Events,
             MpState, //
@@ -83,6 +84,8 @@ pub(crate) enum Pending {
     In(u8),
     /// OUT: go on behind the instruction.
     Out,
+    /// A plain move from device memory: put the VMM's answer into its register and go on behind it.
+    Load(Load),
     /// Instruction emulation: it goes on by itself ([`crate::exit::emulate`]).
     Emulation,
 }

@@ -14,6 +14,7 @@ use super::{
         Known,
         VcpuMachine, //
     },
+    quick::DevicePages,
     Next, //
 };
 use crate::{
@@ -125,6 +126,8 @@ pub(crate) struct Emulation {
     kept: Option<(u64, Insn, Option<Known>)>,
     /// Instructions that were decoded before.
     pub(super) code: CodeCache,
+    /// Pages that are known to be devices'.
+    pub(super) devices: DevicePages,
 }
 
 impl Emulation {
@@ -318,7 +321,7 @@ impl State {
         let last = self.emulation.reads.count.saturating_sub(1);
         if let Some(piece) = self.emulation.reads.list.get(last) {
             match piece.target {
-                Target::Memory(gpa) => self.run.set_mmio(gpa, &[], piece.length, false),
+                Target::Memory(gpa) => self.run.set_mmio(gpa, [0; 8], piece.length, false),
                 Target::Port(port) => self.run.set_io(false, piece.length as u8, port, 1),
             }
         }
@@ -332,11 +335,10 @@ impl State {
             self.emulation.writes.clear();
             return Next::Resume;
         };
-        let data = piece.data;
-        let data = data.get(..piece.length).unwrap_or(&[]);
         match piece.target {
-            Target::Memory(gpa) => self.run.set_mmio(gpa, data, piece.length, true),
+            Target::Memory(gpa) => self.run.set_mmio(gpa, piece.data, piece.length, true),
             Target::Port(port) => {
+                let data = piece.data.get(..piece.length).unwrap_or(&[]);
                 self.run.write_pio(data);
                 self.run.set_io(true, piece.length as u8, port, 1);
             }

@@ -10,7 +10,6 @@ use super::emulate::Target;
 use crate::{
     backend::{
         BackendVcpu,
-        CodeBytes,
         Hidden,
         Reg, //
     },
@@ -91,8 +90,8 @@ pub(super) struct VcpuMachine<'a> {
     efer: u64,
     window: Window,
     known: Option<Known>,
-    /// What the processor has fetched at RIP.
-    code: CodeBytes,
+    /// What the instruction is kept under.
+    key: code::Key,
     fetched: usize,
     /// How the first byte of the code was found.
     way: Option<code::Way>,
@@ -132,7 +131,7 @@ impl<'a> VcpuMachine<'a> {
             efer,
             window: Window::default(),
             known,
-            code: context.code,
+            key: code::Key::new(&context, state.vm.memory()),
             fetched: 0,
             way: None,
             shadow: None,
@@ -378,7 +377,8 @@ impl<'a> VcpuMachine<'a> {
         }
         let mut at = gpa.raw();
         for piece in data.chunks(8) {
-            if !self.state.device_write(at, piece) {
+            let length = piece.len() as u32;
+            if !self.state.device_write(at, word(piece), length) {
                 self.state.emulation.write(Target::Memory(at), piece)?;
             }
             at = at.wrapping_add(piece.len() as u64);
@@ -448,7 +448,7 @@ impl Machine for VcpuMachine<'_> {
 
     fn fetch(&mut self, linear: u64, buf: &mut [u8]) -> Result<(), Stop> {
         if self.fetched == 0 {
-            if let Some(code) = self.code.first(buf.len()) {
+            if let Some(code) = self.state.backend.fetched_code().first(buf.len()) {
                 buf.copy_from_slice(code);
                 self.fetched = buf.len();
                 return Ok(());

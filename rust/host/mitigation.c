@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What keeps a guest from reading other people's data through the CPU: the level-1 data cache before an
- * entry (L1TF), branch predictions between guests, and those that a guest leaves for userspace (VMSCAPE).
+ * entry (L1TF), branch predictions between guests, those that a guest leaves for userspace (VMSCAPE), and those
+ * of return addresses that it leaves for the host (SRSO).
  *
  * The guests have no IA32_SPEC_CTRL, so the host's value stays in force while they run; buffers are cleared
  * and the return stack is refilled in entry.S.
@@ -105,6 +106,22 @@ void vireo_switch_guest(const void *guest)
 	this_cpu_write(last_guest, guest);
 	if (static_branch_likely(&switch_vcpu_ibpb))
 		indirect_branch_prediction_barrier();
+}
+
+/*
+ * Before VMRUN, with GIF 0: where Linux has chosen this against SRSO, the CPU must not predict returns in the
+ * host by what a guest has trained. KVM sets the bit as well, and clears it when its last VM goes, whoever else
+ * needs it: so it is looked at before each entry, and never cleared, as KVM may need it.
+ */
+noinstr void vireo_reduce_speculation(void)
+{
+	u64 config;
+
+	if (!cpu_feature_enabled(X86_FEATURE_SRSO_BP_SPEC_REDUCE))
+		return;
+	config = native_rdmsrq(MSR_ZEN4_BP_CFG);
+	if (!(config & BIT_ULL(MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT)))
+		native_wrmsrq(MSR_ZEN4_BP_CFG, config | BIT_ULL(MSR_ZEN4_BP_CFG_BP_SPEC_REDUCE_BIT));
 }
 
 /* After an exit: userspace must not run on the guest's predictions. */

@@ -251,6 +251,7 @@ noinstr int vireo_enter_svm(struct vireo_regs *regs, u64 vmcb, u64 host)
 {
 	/* With GIF 0 nothing arrives until STGI, so RFLAGS.IF is free to say that interrupts end the guest's run. */
 	asm goto("1: clgi\n\t" _ASM_EXTABLE(1b, %l[off]) : : : "memory" : off);
+	vireo_reduce_speculation();
 	vireo_guest_begin();
 	raw_local_irq_enable();
 	vireo_svm_enter(regs, vmcb, host);

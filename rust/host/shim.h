@@ -73,6 +73,7 @@ void vireo_mitigation_cleanup(void);
 void vireo_l1d_used(void);
 void vireo_l1d_flush(void);
 void vireo_switch_guest(const void *guest);
+void vireo_reduce_speculation(void);
 void vireo_guest_left(void);
 
 int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason);

@@ -79,6 +79,8 @@ const IGNORED: i32 = -1;
 struct Chips {
     #[pin]
     ioapic: SpinLockIrq<Ioapic>,
+    /// Where the I/O APIC is, to be read without the lock.
+    ioapic_base: Atomic<u64>,
     #[pin]
     pic: SpinLockIrq<PicPair>,
     /// The level of the processors' INTR.
@@ -120,6 +122,7 @@ impl Lines {
             pin_init!(Chips {
                 ioapic <- new_spinlock_irq!(Ioapic::new(ioapic::VERSION_82093AA)),
                 pic <- new_spinlock_irq!(PicPair::new()),
+                ioapic_base: Atomic::new(ioapic::DEFAULT_ADDRESS),
                 pic_output: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -326,7 +329,7 @@ impl Lines {
     /// Returns the offset in the I/O APIC's window, if there is one and the address is there.
     pub(super) fn ioapic_offset(&self, gpa: u64) -> Option<u32> {
         let chips = self.chips.as_ref()?;
-        let offset = gpa.wrapping_sub(chips.ioapic.lock().base_address());
+        let offset = gpa.wrapping_sub(chips.ioapic_base.load(Relaxed));
         (offset < ioapic::WINDOW_BYTES).then_some(offset as u32)
     }
 
@@ -362,10 +365,9 @@ impl Lines {
     /// Replaces it.
     pub(super) fn set_ioapic_state(&self, state: &IoapicState) {
         if let Some(chips) = self.chips.as_ref() {
-            chips
-                .ioapic
-                .lock()
-                .set_state(state, |_pin, message| self.is_taken(&message));
+            let mut ioapic = chips.ioapic.lock();
+            ioapic.set_state(state, |_pin, message| self.is_taken(&message));
+            chips.ioapic_base.store(ioapic.base_address(), Relaxed);
         }
     }
 }

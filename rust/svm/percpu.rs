@@ -36,6 +36,7 @@ use crate::{
         page::HostPage, //
     },
     model::{
+        addr::Hpa,
         svm::{
             asid::AsidPool,
             caps::Features, //
@@ -47,7 +48,8 @@ use crate::{
 /// The state of one CPU.
 pub(super) struct PerCpu {
     /// The page that VM_HSAVE_PA names where KVM has not set it.
-    host_save_area: HostPage,
+    _host_save_area: HostPage,
+    host_save_hpa: Hpa,
     /// The ASIDs that this CPU's translations are tagged with.
     pub(super) asids: AsidPool,
     /// KVM has switched SVM on.
@@ -62,8 +64,10 @@ impl PerCpu {
         let no_tables = HostPage::new()?;
         let mut flusher = VmcbPage::new(features)?;
         flusher.vmcb_mut().control.n_cr3 = no_tables.hpa().raw();
+        let host_save_area = HostPage::new()?;
         Ok(Self {
-            host_save_area: HostPage::new()?,
+            host_save_hpa: host_save_area.hpa(),
+            _host_save_area: host_save_area,
             asids: AsidPool::new(features.asids, features.flush_by_asid),
             beside_kvm: false,
             flusher,
@@ -75,7 +79,7 @@ impl PerCpu {
     pub(super) fn arrive(&mut self, _irq: &IrqOff) -> bool {
         // SAFETY: SVM is on, so the MSR exists.
         let area = unsafe { cpu::rdmsr(msr::AMD64_VM_HSAVE_PA) };
-        let own = self.host_save_area.hpa().raw();
+        let own = self.host_save_hpa.raw();
         if area == 0 {
             // SAFETY: The page is ours until `release` has taken it out again.
             unsafe { cpu::wrmsr(msr::AMD64_VM_HSAVE_PA, own) };
@@ -147,7 +151,7 @@ pub(super) fn release(irq: &IrqOff) {
     svm.cpus.with(irq, |this| {
         // SAFETY: SVM is on here until the caller gives it up.
         let area = unsafe { cpu::rdmsr(msr::AMD64_VM_HSAVE_PA) };
-        if area == this.host_save_area.hpa().raw() {
+        if area == this.host_save_hpa.raw() {
             // SAFETY: No guest of ours runs here any more, and KVM sets the MSR before it runs one.
             unsafe { cpu::wrmsr(msr::AMD64_VM_HSAVE_PA, 0) };
         }

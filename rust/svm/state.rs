@@ -41,7 +41,7 @@ pub(super) struct SvmState {
     svm: &'static Svm,
     asid: Asid,
     /// What VMSAVE saves of the host.
-    host: HostPage,
+    _host: HostPage,
     host_hpa: Hpa,
     host_debugctl: u64,
     pub(super) msrs: ExchangedMsrs<{ EXCHANGED.len() }>,
@@ -83,7 +83,7 @@ impl SvmState {
             svm,
             asid: Asid::default(),
             host_hpa: host.hpa(),
-            host,
+            _host: host,
             host_debugctl: 0,
             msrs: ExchangedMsrs::new(EXCHANGED, count, [0, TscRatio::ONE.raw()]),
             cpu: -1,
@@ -126,7 +126,7 @@ impl Switch for SvmState {
         // SAFETY: Interrupts are off; the pointer is only compared with others.
         unsafe { b::vireo_switch_guest(core::ptr::from_ref(self).cast()) };
         // SAFETY: The page is ours, interrupts are off.
-        unsafe { insn::vmsave(self.host.hpa()) };
+        unsafe { insn::vmsave(self.host_hpa) };
         // SAFETY: Every CPU with SVM has the MSR.
         self.host_debugctl = unsafe { cpu::rdmsr(msr::IA32_DEBUGCTL) };
         self.msrs.load(irq);

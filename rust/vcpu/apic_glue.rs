@@ -252,21 +252,18 @@ impl State {
         true
     }
 
-    /// Writes a device of the kernel's. `false` when there is none at the address.
-    pub(crate) fn device_write(&mut self, gpa: u64, data: &[u8]) -> bool {
+    /// Writes the low `length` bytes of `value`, at most 8, to a device of the kernel's; what lies above them is 0.
+    /// `false` when there is none at the address.
+    pub(crate) fn device_write(&mut self, gpa: u64, value: u64, length: u32) -> bool {
         let clock = self.clock();
-        let length = data.len() as u32;
-        let mut bytes = [0; 8];
-        for (to, from) in bytes.iter_mut().zip(data) {
-            *to = *from;
-        }
-        let value = u64::from_le_bytes(bytes);
         if let Some((lapic, offset)) = self.apic_page(gpa) {
             let effect = lapic.mmio_write(offset, length, value, &clock);
             self.apply_apic(effect);
         } else if let Some(offset) = self.vm.interrupts().ioapic_offset(gpa) {
             self.vm.interrupts().ioapic_write(offset, length, value);
         } else {
+            let bytes = value.to_le_bytes();
+            let data = bytes.get(..length as usize).unwrap_or(&bytes);
             return self.vm.doorbells().ring(Bus::Memory, gpa, data);
         }
         true
@@ -303,11 +300,16 @@ impl State {
 
     /// Maps the APIC's page for a guest that has accessed it. Returns whether that helps.
     pub(crate) fn map_apic_page(&mut self, gpa: Gpa) -> Result<bool> {
-        let page = Gpa::new(apic_base::DEFAULT_ADDR).gfn();
-        if gpa.gfn() != page || !self.apic_virtualized {
+        if !self.may_map_apic_page(gpa) {
             return Ok(false);
         }
-        self.vm.memory().map_apic_page(&mut self.spare, page)
+        (self.vm.memory()).map_apic_page(&mut self.spare, gpa.gfn())
+    }
+
+    /// Whether accesses of the page of `gpa` may be left to the processor.
+    #[inline(always)]
+    pub(crate) fn may_map_apic_page(&self, gpa: Gpa) -> bool {
+        gpa.gfn() == Gpa::new(apic_base::DEFAULT_ADDR).gfn() && self.apic_virtualized
     }
 
     /// Brings the copy of the APIC's registers that the guest reads up to date.

@@ -86,8 +86,9 @@ impl State {
         ] {
             self.regs.gpr[reg.index()] = value;
         }
-        // A VMM that moves the guest elsewhere does not want the end of an OUT there.
-        if matches!(self.pending, Pending::Out) && regs.rip != self.backend.register(Reg::Rip) {
+        // A VMM that moves the guest elsewhere does not want the end of an instruction there.
+        let ends = matches!(self.pending, Pending::Out | Pending::Load(_));
+        if ends && regs.rip != self.backend.register(Reg::Rip) {
             self.pending = Pending::None;
         }
         self.backend.set_register(Reg::Rip, regs.rip);

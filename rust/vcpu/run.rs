@@ -134,6 +134,7 @@ impl State {
             Pending::None => {}
             Pending::In(size) => self.complete_in(size),
             Pending::Out => self.end_instruction(),
+            Pending::Load(load) => self.complete_load(&load),
             Pending::Emulation => return self.continue_emulation(),
         }
         Ok(Next::Resume)

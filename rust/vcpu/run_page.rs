@@ -155,15 +155,11 @@ impl RunPages {
         unsafe { core::ptr::copy(self.pages[PIO_PAGE].as_ptr(), data.as_mut_ptr(), count) };
     }
 
-    /// Reports an access to device memory. `data` has 8 bytes at most.
-    pub(crate) fn set_mmio(&self, gpa: u64, data: &[u8], length: usize, write: bool) {
+    /// Reports an access to device memory. Of `data` the first `length` bytes count, the rest is 0.
+    pub(crate) fn set_mmio(&self, gpa: u64, data: [u8; 8], length: usize, write: bool) {
         self.set_reason(uapi::KVM_EXIT_MMIO);
-        let mut bytes = [0u8; 8];
-        for (to, from) in bytes.iter_mut().zip(data) {
-            *to = *from;
-        }
         write!(self, __bindgen_anon_1.mmio.phys_addr = gpa);
-        write!(self, __bindgen_anon_1.mmio.data = bytes);
+        write!(self, __bindgen_anon_1.mmio.data = data);
         write!(self, __bindgen_anon_1.mmio.len = length as u32);
         write!(self, __bindgen_anon_1.mmio.is_write = write.into());
     }

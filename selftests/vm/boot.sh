@@ -4,10 +4,19 @@
 # The guest's console is standard output; the status is 0 when the guest did its work and powered off.
 # boot.sh BACKEND test events|reboot|coexist: what happens to several guests when the host suspends and so on, or
 # reboots, and beside KVM's guests; see host-events and host-coexist.
+# boot.sh BACKEND test smp CASE...: guests with several vCPUs; see host-smp.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 
-backend=$1 guest=$2 mode=$3 rounds=${4:-1}
+backend=$1 guest=$2 mode=$3
+shift 3
+rounds=1 cases=()
+if [ "$mode" = smp ]; then
+	cases=("$@")
+	[ -x "$suite/vireo-load" ] || "$vm_dir/cargo.sh" "$top/selftests/suite"
+else
+	rounds=${1:-1}
+fi
 kernel=$("$vm_dir/guest.sh" "$guest")
 "$vm_dir/module.sh"
 [ -x "$vmm" ] || "$vm_dir/cargo.sh" "$top/userspace-vmm"
@@ -30,6 +39,12 @@ coexist)
 	# On few CPUs they meet more often.
 	options+=(--cpus 2)
 	command=(/guest/host) script=host-coexist
+	;;
+smp)
+	options+=(--add "$vm_dir/host-smp:/guest/smp" --timeout 1800)
+	# A vCPU that waits for another one's interrupt would wait for the emulator's next CPU otherwise.
+	[ "$backend" != vmx ] || options+=(--cpus 2)
+	command=(/guest/smp "${cases[@]}") script=''
 	;;
 *) script='' ;;
 esac

@@ -15,6 +15,7 @@ make_guest_initramfs() {
 	root=$(mktemp -d "$guest/root.XXXXXX")
 	make_base "$root"
 	install -m 755 "$vm_dir/guest-init" "$root/init"
+	[ ! -x "$suite/vireo-load" ] || cp "$suite/vireo-load" "$root/usr/bin/"
 	(cd "$root" && find . | cpio --quiet -o -H newc --owner=0:0) >"$guest/initrd.$$"
 	mv "$guest/initrd.$$" "$guest/initrd"
 	rm -rf "$root"

@@ -10,6 +10,8 @@ build=$top/.build
 flavour=${FLAVOUR:-}
 module=$build/module${flavour:+-$flavour}/vireo.ko
 vmm=$top/userspace-vmm/target/x86_64-unknown-linux-gnu/release/vireo
+# The folder of the suite's programs.
+suite=$top/selftests/suite/target/x86_64-unknown-linux-gnu/release
 
 # Exit statuses of the harness itself.
 EX_KERNEL_REPORT=70

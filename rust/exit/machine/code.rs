@@ -12,10 +12,12 @@ use super::{
     VcpuMachine, //
 };
 use crate::{
+    backend::EmulationContext,
     host::user::{
         self,
         Expected, //
     },
+    memory::Memory,
     model::{
         addr::{
             Gpa,
@@ -23,6 +25,7 @@ use crate::{
         },
         emul::{
             self,
+            plain::Plain,
             Insn,
             Mode,
             Stop, //
@@ -40,8 +43,31 @@ const WORDS: usize = 2;
 /// Bytes of one of them.
 const WORD: usize = 8;
 
-/// The registers that decide how code is translated, and the slots' version.
-type Key = [u64; 6];
+/// The registers that decide how 64-bit code is translated, and the slots' version.
+#[derive(Clone, Copy)]
+pub(in crate::exit) struct Key([u64; 6]);
+
+impl Key {
+    /// The key for the registers in `context`.
+    #[inline(always)]
+    pub(in crate::exit) fn new(context: &EmulationContext, memory: &Memory) -> Self {
+        Self([
+            memory.slots_version(),
+            context.cpl.into(),
+            context.cr0,
+            context.cr3,
+            context.cr4,
+            context.efer,
+        ])
+    }
+
+    /// Whether two are equal; a comparison of arrays would be a call.
+    #[inline(always)]
+    fn is(&self, other: &Self) -> bool {
+        let ([a, b, c, d, e, f], [u, v, w, x, y, z]) = (&self.0, &other.0);
+        (a ^ u) | (b ^ v) | (c ^ w) | (d ^ x) | (e ^ y) | (f ^ z) == 0
+    }
+}
 
 /// An instruction and what it depends on.
 struct Code {
@@ -51,6 +77,8 @@ struct Code {
     expected: [Expected; Path::MAX + WORDS],
     count: usize,
     insn: Insn,
+    /// It is a plain move.
+    plain: bool,
 }
 
 /// The instructions that are kept. There is no memory for them before the first one.
@@ -58,6 +86,23 @@ struct Code {
 pub(crate) struct CodeCache(KVVec<Option<Code>>);
 
 impl CodeCache {
+    /// Returns the instruction at `rip`, if it is kept and all that it depends on is as it was.
+    #[inline(always)]
+    fn find(&self, rip: u64, key: &Key) -> Option<&Code> {
+        let code = self.0.get(index(rip))?.as_ref()?;
+        if code.rip != rip || !code.key.is(key) {
+            return None;
+        }
+        user::holds(code.expected.get(..code.count)?).then_some(code)
+    }
+
+    /// As [`CodeCache::find`], for a plain move.
+    #[inline(always)]
+    pub(in crate::exit) fn find_plain(&self, rip: u64, key: &Key) -> Option<Plain<'_>> {
+        let code = self.find(rip, key)?;
+        code.plain.then_some(Plain::new(&code.insn))
+    }
+
     /// Keeps an instruction, in place of another one with the same index. It does not matter if there is no
     /// memory for that.
     #[cold]
@@ -76,12 +121,6 @@ impl CodeCache {
 /// The place of the instruction at `rip`.
 const fn index(rip: u64) -> usize {
     (rip ^ rip >> 5) as usize % ENTRIES
-}
-
-/// Whether two keys are equal; a comparison of arrays would be a call.
-#[inline(always)]
-fn same(one: &Key, other: &Key) -> bool {
-    one.iter().zip(other).fold(0, |rest, (a, b)| rest | (a ^ b)) == 0
 }
 
 /// The way to an instruction's first byte.
@@ -108,29 +147,13 @@ impl VcpuMachine<'_> {
         if self.mode != Mode::Long {
             return emul::fetch(self, bytes);
         }
-        let key = self.key();
-        if let Some(insn) = self.known_instruction(&key) {
-            return Ok(insn);
+        let key = self.key;
+        if let Some(code) = self.state.emulation.code.find(self.rip, &key) {
+            return Ok(code.insn);
         }
         let insn = emul::fetch(self, bytes)?;
         self.remember(&key, &insn, bytes);
         Ok(insn)
-    }
-
-    fn key(&self) -> Key {
-        let slots = self.state.vm.memory().slots_version();
-        let (cpl, cr0, cr3) = (u64::from(self.cpl), self.cr0, self.cr3);
-        [slots, cpl, cr0, cr3, self.cr4, self.efer]
-    }
-
-    #[inline]
-    fn known_instruction(&self, key: &Key) -> Option<Insn> {
-        let kept = self.state.emulation.code.0.get(index(self.rip))?;
-        let code = kept.as_ref()?;
-        if code.rip != self.rip || !same(&code.key, key) {
-            return None;
-        }
-        user::holds(code.expected.get(..code.count)?).then_some(code.insn)
     }
 
     #[cold]
@@ -178,6 +201,7 @@ impl VcpuMachine<'_> {
             expected,
             count,
             insn: *insn,
+            plain: insn.is_plain_move(),
         })
     }
 }

@@ -323,41 +323,19 @@ fn address_sizes(host: u32, guest_phys_bits: u8) -> u32 {
 /// [`Errno::TooBig`] when `out` is too short.
 pub fn emulated(caps: &Caps, out: &mut [CpuidEntry]) -> Result<usize, Errno> {
     let mut sink = Sink { out, len: 0 };
-    let eax = leaf::EXTENDED_FEATURES;
-    sink.push(
-        leaf::VENDOR,
-        0,
-        Regs {
-            eax,
-            ..Regs::default()
-        },
-    )?;
-    let ecx = if caps.movbe_emulation {
-        Feature::MOVBE.mask()
-    } else {
-        0
+    let highest = Regs {
+        eax: leaf::EXTENDED_FEATURES,
+        ..Regs::default()
     };
-    sink.push(
-        leaf::FEATURES,
-        0,
-        Regs {
-            ecx,
-            ..Regs::default()
-        },
-    )?;
-    let ecx = if caps.rdpid_emulation {
-        Feature::RDPID.mask()
-    } else {
-        0
+    let emulates = |feature: Feature, yes: bool| Regs {
+        ecx: if yes { feature.mask() } else { 0 },
+        ..Regs::default()
     };
-    sink.push(
-        leaf::EXTENDED_FEATURES,
-        0,
-        Regs {
-            ecx,
-            ..Regs::default()
-        },
-    )?;
+    let movbe = emulates(Feature::MOVBE, caps.movbe_emulation);
+    let rdpid = emulates(Feature::RDPID, caps.rdpid_emulation);
+    sink.push(leaf::VENDOR, 0, highest)?;
+    sink.push(leaf::FEATURES, 0, movbe)?;
+    sink.push(leaf::EXTENDED_FEATURES, 0, rdpid)?;
     Ok(sink.len)
 }
 

@@ -149,18 +149,24 @@ pub(super) fn code<M: Machine>(m: &mut M, mode: Mode) -> Result<(u64, usize), St
     }
 }
 
-/// The effective address of `mem`: the offset within its segment.
+/// The effective address of the memory operand: the offset within its segment.
 #[inline]
 pub(super) fn effective<M: Machine>(m: &M, insn: &Insn, next_rip: u64) -> u64 {
+    effective_with(insn, next_rip, |reg| m.gpr(reg))
+}
+
+/// The effective address, with registers from `gpr`.
+#[inline(always)]
+pub(super) fn effective_with(insn: &Insn, next_rip: u64, gpr: impl Fn(Gpr) -> u64) -> u64 {
     let mem = &insn.mem;
     let mut offset = mem.disp;
     match mem.base {
         Mem::NONE => {}
         Mem::RIP => offset = offset.wrapping_add(next_rip),
-        n => offset = offset.wrapping_add(m.gpr(Gpr::from_low4(n))),
+        n => offset = offset.wrapping_add(gpr(Gpr::from_low4(n))),
     }
     if mem.index != Mem::NONE {
-        let index = m.gpr(Gpr::from_low4(mem.index));
+        let index = gpr(Gpr::from_low4(mem.index));
         offset = offset.wrapping_add(index << (mem.scale & 3));
     }
     truncate(offset, insn.addr_size)

@@ -5,7 +5,7 @@
 use super::addr::{effective, truncate};
 use super::insn::{prefix, Insn, Op, Operand};
 use super::privileged::SystemReg;
-use super::{alu, muldiv, Access, Done, Machine, Mode, Stop};
+use super::{alu, muldiv, plain, Access, Done, Machine, Mode, Stop};
 use crate::model::x86::{rflags, Exception, Gpr};
 
 /// Bytes of the largest integer access.
@@ -162,8 +162,7 @@ impl<M: Machine> Exec<'_, M> {
     /// The register `operand` cut to `size` bytes.
     fn reg(&self, operand: Operand, size: u8) -> u64 {
         match operand {
-            Operand::Reg(n) if n >= Operand::HIGH_BYTE => self.m.gpr(Gpr::from_low4(n)) >> 8 & 0xff,
-            Operand::Reg(n) => truncate(self.m.gpr(Gpr::from_low4(n)), size),
+            Operand::Reg(n) => plain::part(self.m.gpr(Gpr::from_low4(n)), n, size),
             _ => 0,
         }
     }
@@ -172,13 +171,7 @@ impl<M: Machine> Exec<'_, M> {
     pub(super) fn set_reg(&mut self, operand: Operand, size: u8, value: u64) {
         let Operand::Reg(n) = operand else { return };
         let reg = Gpr::from_low4(n);
-        let full = match size {
-            8 => value,
-            4 => truncate(value, 4),
-            2 => self.m.gpr(reg) & !0xffff | value & 0xffff,
-            _ if n >= Operand::HIGH_BYTE => self.m.gpr(reg) & !0xff00 | (value & 0xff) << 8,
-            _ => self.m.gpr(reg) & !0xff | value & 0xff,
-        };
+        let full = plain::merged(self.m.gpr(reg), n, size, value);
         self.m.set_gpr(reg, full);
     }
 

@@ -37,6 +37,7 @@ mod flow;
 pub mod insn;
 mod modrm;
 mod muldiv;
+pub mod plain;
 mod privileged;
 mod segment;
 mod stack;
@@ -53,7 +54,7 @@ pub use exec::execute;
 pub use insn::{prefix, Insn, Mem, Op, Operand};
 pub use privileged::{Interrupt, Shadow, System, SystemReg, Table, TableReg};
 
-use super::x86::{ar, cr0, cr4, efer, rflags, Exception, Gpr, SegReg, Segment};
+use super::x86::{ar, cr0, efer, linear_width, rflags, Exception, Gpr, SegReg, Segment};
 
 /// The most bytes that one access to memory may have.
 pub const MAX_ACCESS: usize = 32;
@@ -176,11 +177,7 @@ pub trait Machine: System {
 
     /// The width of linear addresses in 64-bit mode: 48 or 57.
     fn linear_width(&self) -> u32 {
-        if self.cr4() & cr4::LA57 != 0 {
-            57
-        } else {
-            48
-        }
+        linear_width(self.cr4())
     }
 
     /// Fetches instruction bytes; `buf` does not cross a page.

@@ -5,12 +5,13 @@
 mod device;
 mod encodings;
 mod flow;
+mod plain;
 mod segments;
 mod strings;
 mod system;
 
 use super::*;
-use crate::model::x86::{pf, xcr0};
+use crate::model::x86::{cr4, pf, xcr0};
 
 /// Where the machine's RAM starts.
 const RAM: u64 = 0x1_0000;

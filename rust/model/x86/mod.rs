@@ -23,6 +23,15 @@ pub const fn is_canonical(addr: u64, width: u32) -> bool {
     ((addr << shift) as i64 >> shift) as u64 == addr
 }
 
+/// The width of linear addresses in 64-bit mode, by CR4: 48, or 57 with 5-level paging.
+pub const fn linear_width(cr4: u64) -> u32 {
+    if cr4 & cr4::LA57 != 0 {
+        57
+    } else {
+        48
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

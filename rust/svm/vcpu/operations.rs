@@ -322,11 +322,20 @@ impl BackendVcpu for SvmVcpu {
         stepping
     }
 
+    #[inline]
+    fn retire_move(&mut self, length: u8) -> bool {
+        let stepping = self.after_instruction();
+        self.stop_step();
+        let save = &mut self.vmcb.vmcb_mut().save;
+        save.rip = save.rip.wrapping_add(length.into());
+        save.rflags &= !rflags::RF;
+        stepping
+    }
+
     #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
         let (rflags, efer) = (self.register(Reg::Rflags), self.efer);
-        let Vmcb { control, save } = self.vmcb.vmcb_mut();
-        let code = CodeBytes::new(control.fetched());
+        let save = &self.vmcb.vmcb().save;
         let cr0 = cr::guest_cr0(save.cr0, self.cr0);
         EmulationContext {
             rip: save.rip,
@@ -339,8 +348,11 @@ impl BackendVcpu for SvmVcpu {
             cr4: self.cr4,
             efer,
             linear: None,
-            code,
         }
+    }
+
+    fn fetched_code(&mut self) -> CodeBytes {
+        CodeBytes::new(self.vmcb.vmcb().control.fetched())
     }
 
     fn apic_page(&mut self) -> Option<&mut ApicPage> {

@@ -340,6 +340,19 @@ impl BackendVcpu for VmxVcpu {
         })
     }
 
+    #[inline]
+    fn retire_move(&mut self, length: u8) -> bool {
+        self.with(|vmcs| {
+            let next = vmcs.read(field::GUEST_RIP).wrapping_add(length.into());
+            vmcs.write(field::GUEST_RIP, next);
+            let flags = vmcs.read(field::GUEST_RFLAGS);
+            if flags & rflags::RF != 0 {
+                vmcs.write(field::GUEST_RFLAGS, flags & !rflags::RF);
+            }
+            after_instruction(vmcs)
+        })
+    }
+
     #[inline(always)]
     fn emulation_context(&mut self) -> EmulationContext {
         let (cr0_mask, cr4_mask, efer) = (self.cr0_mask, self.cr4_mask, self.efer);
@@ -357,9 +370,12 @@ impl BackendVcpu for VmxVcpu {
                 cr4: cr::guest_view(vmcs.read(field::GUEST_CR4), cr4, cr4_mask),
                 efer,
                 linear: Some(vmcs.read(field::GUEST_LINEAR_ADDRESS)),
-                code: CodeBytes::default(),
             }
         })
+    }
+
+    fn fetched_code(&mut self) -> CodeBytes {
+        CodeBytes::default()
     }
 
     fn apic_page(&mut self) -> Option<&mut ApicPage> {

@@ -13,5 +13,6 @@ pub mod guest;
 pub mod harness;
 pub mod host;
 pub mod kvm;
+pub mod load;
 pub mod machine;
 pub mod tests;

@@ -4,6 +4,7 @@
 //! Each row reads the time-stamp counter in the guest before and after the operation, takes the
 //! least of many rounds, and subtracts what the reading costs. In Bochs a tick is an instruction.
 
+mod judge;
 mod rows;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,6 +17,7 @@ use crate::host::Mapping;
 use crate::kvm::{ioctl, ioctl_in, KVM_IOEVENTFD, KVM_RUN};
 use crate::machine::*;
 
+pub use judge::Verdict;
 pub use rows::ROWS;
 
 /// Bytes of a page.

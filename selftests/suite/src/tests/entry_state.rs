@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! System registers over entries and exits, and two machines that take turns.
 
+use std::fs::{File, OpenOptions};
 use std::ops::ControlFlow::Continue;
+use std::os::unix::fs::FileExt;
 
 use crate::guest::*;
-use crate::harness::TestResult;
+use crate::harness::{skip, Outcome, TestResult};
 use crate::host::Random;
 use crate::machine::*;
+
+use super::life_cpus::move_to;
 
 tests!(
     entry_syscall_sysret,
     entry_segments_survive,
     entry_flags_survive,
     entry_cr2_survives,
+    entry_host_msrs_survive,
     entry_two_vms_msrs,
     entry_two_vms_random,
     entry_sregs_round_trip,
@@ -194,6 +199,57 @@ pub(super) fn take_turns(
         }
         check_eq!(m.vcpu.regs()?.r14 + 1, turns[i], "turns of machine {i}");
     }
+    Ok(())
+}
+
+/// The CPU's MSRs, by the host kernel's device.
+struct HostMsrs(File);
+
+impl HostMsrs {
+    fn open(cpu: usize) -> Result<Self, Outcome> {
+        let path = format!("/dev/cpu/{cpu}/msr");
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => Ok(Self(file)),
+            Err(error) => skip(format!("{path}: {error}")),
+        }
+    }
+
+    /// `None` where the CPU has no such MSR.
+    fn read(&self, msr: u32) -> Option<u64> {
+        let mut value = [0; 8];
+        let length = self.0.read_at(&mut value, msr.into()).ok()?;
+        (length == value.len()).then(|| u64::from_le_bytes(value))
+    }
+
+    fn write(&self, msr: u32, value: u64) -> bool {
+        let written = self.0.write_at(&value.to_le_bytes(), msr.into());
+        written.is_ok_and(|length| length == 8)
+    }
+}
+
+/// What the host has in the MSRs that guests have of their own, and in DEBUGCTL, which VT-x clears at each exit.
+fn entry_host_msrs_survive() -> TestResult {
+    const DEBUGCTL: u32 = 0x1d9;
+    const BRANCH_TRAP: u64 = 1 << 1;
+    const MSRS: [u32; 11] = [
+        0x174, 0x175, 0x176, 0x1d9, 0x277, 0xc000_0080, 0xc000_0081, 0xc000_0082, 0xc000_0083,
+        0xc000_0084, 0xc000_0103,
+    ];
+    let cpu = 0;
+    move_to(0, cpu);
+    let host = HostMsrs::open(cpu)?;
+    // The emulators forget what is written there; a processor does not.
+    let debugctl = host.read(DEBUGCTL).unwrap_or(0);
+    host.write(DEBUGCTL, debugctl | BRANCH_TRAP);
+    let before = MSRS.map(|msr| host.read(msr));
+    let mut m = Machine::long(own_msrs())?;
+    m.with_regs(|r| r.r15 = 0x1111_1000)?;
+    for _ in 0..10 {
+        m.run_sync()?;
+    }
+    let after = MSRS.map(|msr| host.read(msr));
+    host.write(DEBUGCTL, debugctl);
+    check_eq!(after, before);
     Ok(())
 }
 

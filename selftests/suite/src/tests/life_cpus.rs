@@ -25,7 +25,7 @@ fn processors() -> usize {
 }
 
 /// Moves thread `tid` (0: this one) to processor `cpu`.
-fn move_to(tid: i32, cpu: usize) {
+pub(super) fn move_to(tid: i32, cpu: usize) {
     // SAFETY: a local set.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
