@@ -27,6 +27,7 @@ use crate::{
     },
     model::{
         addr::Hpa,
+        apic::Mode,
         cpuid::{
             Guest,
             Provides, //
@@ -111,6 +112,17 @@ pub(crate) struct Blocking {
     pub(crate) mov_ss: bool,
     /// An NMI is being handled.
     pub(crate) nmi: bool,
+}
+
+/// What the processor does by itself of the local APIC's work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApicHelp {
+    /// Nothing but CR8, at most.
+    None,
+    /// It serves the guest's reads of most registers from the page, and takes note of writes.
+    Registers,
+    /// It delivers and completes interrupts, too: while the guest runs, IRR and ISR are the page's.
+    Interrupts,
 }
 
 /// What an entry needs besides the guest's registers.
@@ -289,8 +301,14 @@ operations! {
     /// Returns the page of the local APIC's registers, where the processor virtualises accesses to it.
     fn apic_page(&mut self) -> Option<&mut ApicPage>;
 
-    /// Has accesses of the APIC's page virtualised, or not; where there is such a page only.
-    fn set_apic_mode(&mut self, xapic: bool);
+    /// Has the processor virtualise the local APIC in `mode`, as far as it can; not at all when that is
+    /// [`Mode::Disabled`]. It may deliver interrupts only if `enabled`. Returns what it does.
+    fn set_apic_mode(&mut self, mode: Mode, enabled: bool) -> ApicHelp;
+
+    /// Tells a processor that delivers the APIC's interrupts which are the highest requested vector (bits 7:0
+    /// of `status`) and the highest in service (bits 15:8), and, where that has changed, the vectors whose
+    /// completion must exit.
+    fn hand_over_interrupts(&mut self, irq: &IrqOff, status: u16, exits: Option<[u64; 4]>);
 
     /// Writes the VMCS or VMCB to the kernel log.
     fn dump(&mut self);

@@ -17,7 +17,10 @@ use kernel::{
 };
 
 use crate::{
-    host::eventfd::EventFd,
+    host::{
+        atomic,
+        eventfd::EventFd, //
+    },
     model::ioevent::{
         self,
         flag,
@@ -132,12 +135,13 @@ impl Doorbells {
     }
 
     /// Signals the eventfd that a write belongs to. Returns whether there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ring(&self, bus: Bus, address: u64, data: &[u8]) -> bool {
-        self.places.load(Relaxed) & place_bit(address) != 0
+        atomic::read(&self.places) & place_bit(address) != 0
             && self.find_and_ring(bus, address, data)
     }
 
+    #[inline(never)]
     fn find_and_ring(&self, bus: Bus, address: u64, data: &[u8]) -> bool {
         let table = self.table.lock();
         let (start, end) = ioevent::at(&table, bus, address, |entry| &entry.bell);

@@ -105,6 +105,10 @@ impl State {
                 self.apic_written(offset);
                 Ok(Next::Resume)
             }
+            Exit::VirtualizedEoi(vector) => {
+                self.apic_completed(vector);
+                Ok(Next::Resume)
+            }
             Exit::ApicAccess(access) => self.apic_access(&access),
             Exit::TripleFault => self.to_user(uapi::KVM_EXIT_SHUTDOWN),
             Exit::EntryFailure(failure) => {

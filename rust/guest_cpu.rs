@@ -6,7 +6,10 @@ use kernel::sync::SetOnce;
 
 use crate::{
     backend::Hardware,
-    host::cpu,
+    host::{
+        cpu,
+        recording, //
+    },
     model::{
         cpuid::{
             Caps,
@@ -68,6 +71,8 @@ pub(crate) struct GuestCpu {
     pub(crate) host_xcr0: u64,
     /// IA32_XSS as the host keeps it.
     pub(crate) host_xss: u64,
+    /// The host may have the processor store precise samples.
+    pub(crate) host_precise_samples: bool,
 }
 
 static GUEST_CPU: SetOnce<GuestCpu> = SetOnce::new();
@@ -100,6 +105,7 @@ impl GuestCpu {
             },
             host_xcr0,
             host_xss,
+            host_precise_samples: recording::has_precise_samples(),
         });
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! Together with `vmx/` and `svm/` these are the only files with `unsafe` code.
 
+pub(crate) mod atomic;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
 pub(crate) mod exchange;
@@ -13,6 +14,7 @@ pub(crate) mod global;
 pub(crate) mod hotplug;
 pub(crate) mod notifier;
 pub(crate) mod page;
+pub(crate) mod recording;
 pub(crate) mod sched;
 pub(crate) mod timer;
 pub(crate) mod user;

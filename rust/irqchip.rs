@@ -33,7 +33,10 @@ use crate::{
             Target, //
         }, //
     },
-    vcpu::table::VcpuTable, //
+    vcpu::table::{
+        news,
+        VcpuTable, //
+    }, //
 };
 
 pub(crate) mod deliver;
@@ -142,8 +145,7 @@ impl Interrupts {
     }
 
     fn is_watched(&self, vector: u8) -> bool {
-        let word = self.watched.get(usize::from(vector >> 6));
-        word.is_some_and(|word| word.load(Relaxed) >> (vector & 63) & 1 != 0)
+        self.watched(usize::from(vector >> 6)) >> (vector & 63) & 1 != 0
     }
 
     /// Computes which vectors are watched, after a route, an entry or a watcher has changed.
@@ -159,9 +161,20 @@ impl Interrupts {
                 }
             }
         }
+        let mut changed = false;
         for (to, from) in self.watched.iter().zip(words) {
+            changed |= to.load(Relaxed) != from;
             to.store(from, Relaxed);
         }
+        if changed {
+            self.lines.tell_vcpus(news::WATCHED);
+        }
+    }
+
+    /// Returns word `index`, 0 to 3, of the vectors of edge-triggered pins whose completion someone wants to
+    /// know.
+    pub(crate) fn watched(&self, index: usize) -> u64 {
+        self.watched.get(index).map_or(0, |word| word.load(Relaxed))
     }
 
     fn wants_completion(&self, gsi: u32) -> bool {

@@ -63,6 +63,14 @@ module! {
             default: 1,
             description: "Let the CPU virtualise the xAPIC's registers, where it can (VMX)",
         },
+        virtual_interrupts: u8 {
+            default: 0,
+            description: "Let the CPU deliver the local APIC's interrupts, where it can and apic_registers is on (VMX)",
+        },
+        x2apic_registers: u8 {
+            default: 1,
+            description: "Let the CPU virtualise the x2APIC's registers, where it can and apic_registers is on (VMX)",
+        },
         preemption_timer: u8 {
             default: 1,
             description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can (VMX)",

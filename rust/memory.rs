@@ -36,6 +36,7 @@ use kernel::{
 
 use crate::{
     host::{
+        atomic,
         notifier::{
             current_mm,
             MemoryWatcher, //
@@ -207,7 +208,7 @@ impl Memory {
     /// Returns the generation to enter the guest with.
     #[inline(always)]
     pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Relaxed)
+        atomic::read(&self.generation)
     }
 
     /// Carries out a `KVM_SET_USER_MEMORY_REGION`.
@@ -283,7 +284,7 @@ impl Memory {
 
     /// Returns a number that changes with the slots.
     pub(crate) fn slots_version(&self) -> u64 {
-        self.slots_changes.load(Relaxed)
+        atomic::read(&self.slots_changes)
     }
 
     /// Returns the slot that holds `gfn`.

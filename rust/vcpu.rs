@@ -16,6 +16,7 @@ use kernel::{
 use crate::{
     backend::{
         AnyVcpu,
+        ApicHelp,
         Hardware, //
     },
     bindings as b,
@@ -105,8 +106,14 @@ pub(crate) struct State {
     pub(crate) xcr0: u64,
     pub(crate) debug: DebugRegs,
     pub(crate) lapic: Option<KBox<Lapic>>,
-    /// The processor virtualises accesses of the local APIC's page.
-    pub(crate) apic_virtualized: bool,
+    /// What the processor does of the local APIC's work,
+    apic_help: ApicHelp,
+    /// in this mode, and whether software has the APIC turned on.
+    apic_mode: (apic::Mode, bool),
+    /// The processor has the local APIC's IRR and ISR: [`State::lapic_mut`] takes them back.
+    apic_away: bool,
+    /// The processor must be told anew which completions exit.
+    exits_stale: bool,
     /// IA32_APIC_BASE where the local APIC is the VMM's.
     pub(crate) apic_base: u64,
     /// The PICs may have an interrupt for this vCPU.
@@ -168,7 +175,10 @@ impl Vcpu {
                 fpu: GuestFpu::new()?,
                 xcr0: xcr0::X87,
                 debug: DebugRegs::RESET,
-                apic_virtualized: false,
+                apic_help: ApicHelp::None,
+                apic_mode: (apic::Mode::Disabled, false),
+                apic_away: false,
+                exits_stale: true,
                 apic_base: lapic.base(),
                 lapic: in_kernel.then_some(lapic),
                 extint: false,
@@ -205,7 +215,6 @@ impl Vcpu {
         )?;
         state.reset(boots);
         state.publish_identity();
-        state.update_apic_mode();
         Arc::pin_init(
             pin_init!(Self {
                 shared,

@@ -17,6 +17,7 @@ use kernel::{
     types::Opaque, //
 };
 
+use super::atomic;
 use crate::bindings as b;
 
 /// A timer that wakes a [`Waiter`] when it fires, in hard-interrupt context.
@@ -83,7 +84,7 @@ impl WakeTimer {
     /// Whether the timer has fired and nobody has taken note.
     #[inline(always)]
     pub(crate) fn has_fired(&self) -> bool {
-        self.fired.load(Relaxed) != 0
+        atomic::read(&self.fired) != 0
     }
 
     /// Takes note that the timer fired; returns whether it had.
@@ -223,14 +224,14 @@ impl Waiter {
     /// this makes it send an interrupt; what was asked before is seen by the checks that follow.
     #[inline(always)]
     pub(crate) fn entering(&self, cpu: i32) {
-        self.in_guest.store(cpu, Relaxed);
+        atomic::write(&self.in_guest, cpu);
         smp_mb(Full);
     }
 
     /// Says that the vCPU has left the guest.
     #[inline(always)]
     pub(crate) fn left(&self) {
-        self.in_guest.store(-1, Relaxed);
+        atomic::write(&self.in_guest, -1);
     }
 
     /// Makes the vCPU look at what is asked of it: wakes it when it sleeps, gets it out of the guest

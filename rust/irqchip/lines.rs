@@ -23,6 +23,7 @@ use kernel::{
 
 use super::deliver::deliver;
 use crate::{
+    host::atomic,
     model::{
         apic::Sender,
         ioapic::{
@@ -157,6 +158,11 @@ impl Lines {
     /// Whether APIC IDs are 32 bits wide for the VMM.
     pub(crate) fn wide_ids(&self) -> bool {
         self.apic_api.load(Relaxed) & WIDE_IDS != 0
+    }
+
+    /// Sends news to every vCPU.
+    pub(super) fn tell_vcpus(&self, bits: u32) {
+        self.vcpus.for_each(|vcpu| vcpu.tell(bits));
     }
 
     fn sender(&self) -> Sender {
@@ -329,7 +335,7 @@ impl Lines {
     /// Returns the offset in the I/O APIC's window, if there is one and the address is there.
     pub(super) fn ioapic_offset(&self, gpa: u64) -> Option<u32> {
         let chips = self.chips.as_ref()?;
-        let offset = gpa.wrapping_sub(chips.ioapic_base.load(Relaxed));
+        let offset = gpa.wrapping_sub(atomic::read(&chips.ioapic_base));
         (offset < ioapic::WINDOW_BYTES).then_some(offset as u32)
     }
 

@@ -43,7 +43,6 @@ pub(super) struct SvmState {
     /// What VMSAVE saves of the host.
     _host: HostPage,
     host_hpa: Hpa,
-    host_debugctl: u64,
     pub(super) msrs: ExchangedMsrs<{ EXCHANGED.len() }>,
     /// The CPU that the ASID and the clean bits are right for, or -1.
     cpu: i32,
@@ -65,8 +64,6 @@ pub(super) struct Prepared {
     pub(super) moved: bool,
     /// The address of the host's state.
     pub(super) host: Hpa,
-    /// What DEBUGCTL must be again after the run; 0 most of the time.
-    pub(super) host_debugctl: u64,
 }
 
 impl SvmState {
@@ -84,7 +81,6 @@ impl SvmState {
             asid: Asid::default(),
             host_hpa: host.hpa(),
             _host: host,
-            host_debugctl: 0,
             msrs: ExchangedMsrs::new(EXCHANGED, count, [0, TscRatio::ONE.raw()]),
             cpu: -1,
             moved: true,
@@ -116,7 +112,6 @@ impl SvmState {
             tlb_control: flush.tlb_control(),
             moved: core::mem::take(&mut self.moved),
             host: self.host_hpa,
-            host_debugctl: self.host_debugctl,
         })
     }
 }
@@ -127,8 +122,6 @@ impl Switch for SvmState {
         unsafe { b::vireo_switch_guest(core::ptr::from_ref(self).cast()) };
         // SAFETY: The page is ours, interrupts are off.
         unsafe { insn::vmsave(self.host_hpa) };
-        // SAFETY: Every CPU with SVM has the MSR.
-        self.host_debugctl = unsafe { cpu::rdmsr(msr::IA32_DEBUGCTL) };
         self.msrs.load(irq);
         let cpu = cpu::this_cpu(irq);
         if cpu != self.cpu {

@@ -60,7 +60,6 @@ use crate::{
         },
         x86::{
             dr6,
-            msr,
             vector,
             Gpr, //
         }, //
@@ -189,21 +188,12 @@ impl SvmVcpu {
             }
             save.rax = regs.gpr[Gpr::Rax.index()];
         }
-        if prepared.host_debugctl != 0 {
-            // SAFETY: The guest must not run with the host's value, which VMRUN leaves in force; it is put
-            // back below.
-            unsafe { cpu::wrmsr(msr::IA32_DEBUGCTL, 0) };
-        }
         cpu::wait_for_tsc(entry.not_before);
         let (vmcb, host) = (self.vmcb.hpa().raw(), prepared.host.raw());
         // SAFETY: Interrupts are off and GIF is 1; SVM is on with a host save area (`prepare`). The VMCB
         // confines the guest to the nested page tables, and `regs` are the registers of its guest. The page
         // `host` holds what VMSAVE saved on this CPU.
         let failed = unsafe { b::vireo_enter_svm(regs, vmcb, host) };
-        if prepared.host_debugctl != 0 {
-            // SAFETY: The host's own value.
-            unsafe { cpu::wrmsr(msr::IA32_DEBUGCTL, prepared.host_debugctl) };
-        }
         if failed != 0 {
             return refused();
         }

@@ -12,7 +12,10 @@ use super::{
     State, //
 };
 use crate::{
-    backend::BackendVcpu,
+    backend::{
+        ApicHelp,
+        BackendVcpu, //
+    },
     host::cpu::{
         self,
         IrqOff, //
@@ -81,18 +84,18 @@ impl State {
             .deadline
             .is_some_and(|deadline| cpu::rdtsc() >= deadline);
         if passed || self.shared.timer.take_fired() {
-            let clock = self.clock();
-            if let Some(lapic) = &mut self.lapic {
-                let timer = lapic.timer_expired(&clock);
-                self.arm(timer);
-            }
+            self.expire_timer_early(0);
         }
-        let inbox = self.shared.inbox();
-        if inbox.is_empty() {
+        if self.shared.inbox().is_empty() {
             return;
         }
-        let bits = inbox.take();
+        let bits = self.shared.inbox().take();
+        if bits & (news::INTERRUPT | news::WATCHED) != 0 {
+            self.take_apic_back();
+            self.exits_stale |= bits & news::WATCHED != 0;
+        }
         if bits & news::INTERRUPT != 0 {
+            let inbox = self.shared.inbox();
             if let Some(lapic) = &mut self.lapic {
                 for word in 0..Inbox::WORDS {
                     let (requests, level) = inbox.take_word(word);
@@ -142,7 +145,7 @@ impl State {
         let clock = VcpuClock {
             tsc_offset: self.tsc_offset.wrapping_add(early),
         };
-        if let Some(lapic) = &mut self.lapic {
+        if let Some(lapic) = self.lapic_mut() {
             let timer = lapic.timer_expired(&clock);
             self.arm(timer);
         }
@@ -218,11 +221,12 @@ impl State {
         }
     }
 
-    /// Lets senders know of a new ID or mode.
+    /// Lets senders know of a new ID or mode, or that software has turned the APIC on or off.
     pub(crate) fn publish_identity(&mut self) {
         if let Some(lapic) = &self.lapic {
             self.shared.set_identity(lapic.identity());
         }
+        self.update_apic_mode();
         self.note_extint();
     }
 
@@ -270,32 +274,43 @@ impl State {
     }
 
     fn apic_page(&mut self, gpa: u64) -> Option<(&mut Lapic, u32)> {
-        let lapic = self.lapic.as_mut()?;
-        let offset = lapic.mmio_offset(Gpa::new(gpa))?;
-        Some((lapic, offset))
+        let offset = self.lapic.as_ref()?.mmio_offset(Gpa::new(gpa))?;
+        Some((self.lapic_mut()?, offset))
     }
 
-    /// Whether the processor virtualises accesses of this vCPU's APIC page: it is an xAPIC at its address
-    /// after reset.
-    fn apic_in_place(&self) -> bool {
-        self.lapic.as_ref().is_some_and(|lapic| {
-            lapic.mode() == Mode::Xapic && lapic.address().raw() == apic_base::DEFAULT_ADDR
+    /// Returns how the processor may virtualise this vCPU's APIC: in x2APIC mode, and as an xAPIC at its
+    /// address after reset.
+    fn virtual_mode(&self) -> Mode {
+        self.lapic.as_ref().map_or(Mode::Disabled, |lapic| {
+            if lapic.address().raw() == apic_base::DEFAULT_ADDR || lapic.mode() == Mode::X2apic {
+                lapic.mode()
+            } else {
+                Mode::Disabled
+            }
         })
     }
 
-    /// Brings the virtualisation of the APIC's page in line with the APIC's mode and address.
+    /// Brings the virtualisation of the APIC in line with its mode and address.
     pub(super) fn update_apic_mode(&mut self) {
         if self.backend.apic_page().is_none() {
             return;
         }
-        let in_place = self.apic_in_place();
-        self.apic_virtualized = in_place;
-        self.backend.set_apic_mode(in_place);
-        if !in_place {
+        let mode = self.virtual_mode();
+        // What is pending when software turns the APIC off is delivered still, and what the guest then sends
+        // to itself is not accepted: the processor does not know that.
+        let enabled = (self.lapic.as_ref()).is_some_and(|lapic| lapic.software_enabled());
+        if self.apic_mode == (mode, enabled) {
+            return;
+        }
+        self.take_apic_back();
+        self.apic_help = self.backend.set_apic_mode(mode, enabled);
+        if mode != Mode::Xapic {
             self.vm
                 .memory()
                 .unmap_apic_page(Gpa::new(apic_base::DEFAULT_ADDR).gfn());
         }
+        self.apic_mode = (mode, enabled);
+        self.exits_stale = true;
     }
 
     /// Maps the APIC's page for a guest that has accessed it. Returns whether that helps.
@@ -309,34 +324,93 @@ impl State {
     /// Whether accesses of the page of `gpa` may be left to the processor.
     #[inline(always)]
     pub(crate) fn may_map_apic_page(&self, gpa: Gpa) -> bool {
-        gpa.gfn() == Gpa::new(apic_base::DEFAULT_ADDR).gfn() && self.apic_virtualized
+        gpa.gfn() == Gpa::new(apic_base::DEFAULT_ADDR).gfn()
+            && self.apic_help != ApicHelp::None
+            && self.virtual_mode() == Mode::Xapic
     }
 
-    /// Brings the copy of the APIC's registers that the guest reads up to date.
+    /// Brings the copy of the APIC's registers that the processor uses up to date, before an entry. Returns
+    /// the task priority and the class below which a write of CR8 must exit.
     #[inline]
-    pub(super) fn mirror_apic(&mut self) {
-        if !self.apic_virtualized {
-            return;
-        }
-        if let Some(lapic) = &mut self.lapic {
-            if !lapic.has_unmirrored() {
-                return;
+    pub(super) fn hand_over_apic(&mut self, irq: &IrqOff) -> (u8, u8) {
+        let Some(lapic) = &mut self.lapic else {
+            return (0, 0);
+        };
+        let tpr = lapic.tpr();
+        if self.apic_help == ApicHelp::Interrupts {
+            if !self.apic_away {
+                self.hand_over_interrupts(irq);
             }
+            return (tpr, 0);
+        }
+        let threshold = lapic.tpr_threshold();
+        if self.apic_help == ApicHelp::Registers && lapic.has_unmirrored() {
             if let Some(page) = self.backend.apic_page() {
                 lapic.mirror(|offset, value| page.write(offset as u16, value));
             }
         }
+        (tpr, threshold)
+    }
+
+    /// Hands the interrupts over to the processor, which delivers them from here on.
+    fn hand_over_interrupts(&mut self, irq: &IrqOff) {
+        let Some(lapic) = &mut self.lapic else {
+            return;
+        };
+        let stale = core::mem::take(&mut self.exits_stale) || lapic.has_new_triggers();
+        let exits = stale.then(|| {
+            let interrupts = self.vm.interrupts();
+            core::array::from_fn(|word| lapic.level_vectors(word) | interrupts.watched(word))
+        });
+        if let Some(page) = self.backend.apic_page() {
+            lapic.mirror(|offset, value| page.write(offset as u16, value));
+        }
+        let status = lapic.interrupt_status();
+        self.backend.hand_over_interrupts(irq, status, exits);
+        self.apic_away = true;
+    }
+
+    /// Takes the interrupts back from the processor, if it has them.
+    #[inline]
+    pub(super) fn take_apic_back(&mut self) {
+        if self.apic_away {
+            self.take_interrupts_back();
+        }
+    }
+
+    fn take_interrupts_back(&mut self) {
+        self.apic_away = false;
+        if let (Some(page), Some(lapic)) = (self.backend.apic_page(), &mut self.lapic) {
+            lapic.adopt(|offset| page.read(offset as u16));
+        }
+    }
+
+    /// Returns the local APIC for uses that its interrupts and priorities matter to. All others may look at
+    /// the field.
+    #[inline]
+    pub(super) fn lapic_mut(&mut self) -> Option<&mut Lapic> {
+        self.take_apic_back();
+        self.lapic.as_deref_mut()
     }
 
     /// Takes over what the guest has written without an exit.
     fn take_silent_writes(&mut self) {
-        if !self.apic_virtualized {
+        self.take_apic_back();
+        if self.apic_help != ApicHelp::Registers || self.apic_mode.0 != Mode::Xapic {
             return;
         }
         let clock = self.clock();
         if let (Some(page), Some(lapic)) = (self.backend.apic_page(), &mut self.lapic) {
             let high = page.read(ICR_HIGH);
             let _none = lapic.mmio_write(ICR_HIGH.into(), 4, high.into(), &clock);
+        }
+    }
+
+    /// The processor has completed the interrupt `vector`, and someone must hear of it.
+    pub(crate) fn apic_completed(&mut self, vector: u8) {
+        if let Some(lapic) = self.lapic_mut() {
+            let eoi = lapic.completed(vector);
+            self.apply_apic(Effect::Eoi(eoi));
         }
     }
 
@@ -363,6 +437,7 @@ impl State {
 
     /// Sets IA32_APIC_BASE.
     pub(crate) fn set_apic_base(&mut self, value: u64, initiator: Initiator) -> Result<(), Gp> {
+        self.take_apic_back();
         let Some(lapic) = &mut self.lapic else {
             if value & (self.guest.reserved_gpa_bits() | APIC_BASE_RESERVED) != 0 {
                 return Err(Gp);
@@ -378,7 +453,7 @@ impl State {
             self.publish_identity();
             self.refresh_cpuid();
         }
-        if change.mode || change.address {
+        if change.address {
             self.update_apic_mode();
         }
         Ok(())
@@ -432,7 +507,7 @@ impl State {
         }
         let image: KBox<[u8; apic::STATE_BYTES]> = KBox::new(uapi::get(arg)?, GFP_KERNEL)?;
         self.update_id_width();
-        let lapic = self.lapic.as_mut().ok_or(EINVAL)?;
+        let lapic = self.lapic_mut().ok_or(EINVAL)?;
         let timer = lapic.set_state(&image, &clock)?;
         self.arm(timer);
         self.publish_identity();

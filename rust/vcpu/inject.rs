@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::State;
 use crate::{
     backend::{
+        ApicHelp,
         BackendVcpu,
         Reg, //
     },
@@ -15,6 +16,7 @@ use crate::{
         IrqOff, //
     },
     model::{
+        apic::Lapic,
         event::{
             is_fault,
             Inject,
@@ -53,12 +55,15 @@ impl State {
             && !crate::host::sched::exit_work_pending()
     }
 
-    /// Returns the local APIC's interrupt that its priorities let through.
+    /// Whether the local APIC has an interrupt that its priorities let through and that the processor does
+    /// not deliver by itself.
     #[inline]
     pub(super) fn waiting_interrupt(&self) -> bool {
-        self.lapic
-            .as_ref()
-            .is_some_and(|lapic| lapic.pending_interrupt().is_some())
+        self.apic_help != ApicHelp::Interrupts
+            && self
+                .lapic
+                .as_ref()
+                .is_some_and(|lapic| lapic.pending_interrupt().is_some())
     }
 
     /// Whether the PICs, or the VMM in their place, have an interrupt that this vCPU takes.
@@ -81,6 +86,9 @@ impl State {
             if vector.is_some() {
                 return vector;
             }
+        }
+        if self.apic_help == ApicHelp::Interrupts {
+            return None;
         }
         self.lapic.as_mut().and_then(|lapic| lapic.acknowledge())
     }
@@ -161,8 +169,11 @@ impl State {
         let irq = IrqOff::new();
         let window = self.window(&irq);
         drop(irq);
-        self.events.wakes(window)
-            || (window.interrupts && (self.waiting_interrupt() || self.waiting_extint()))
+        if self.events.wakes(window) {
+            return true;
+        }
+        let pending = |lapic: &mut Lapic| lapic.pending_interrupt().is_some();
+        window.interrupts && (self.lapic_mut().is_some_and(pending) || self.waiting_extint())
     }
 
     /// Whether the VMM's PICs can bring an interrupt now.

@@ -90,7 +90,7 @@ impl State {
                 return self.paravirt_msr(number).ok_or(MsrError::Unknown);
             }
             Place::X2apic(register) => {
-                let lapic = self.lapic.as_ref().ok_or(MsrError::Gp)?;
+                let lapic = self.lapic_mut().ok_or(MsrError::Gp)?;
                 let number = X2APIC_MSR_FIRST + u32::from(register);
                 return lapic.x2apic_read(number, &clock).map_err(|_| MsrError::Gp);
             }
@@ -165,7 +165,7 @@ impl State {
                     .map_err(|_| MsrError::Gp);
             }
             Place::X2apic(register) => {
-                let lapic = self.lapic.as_mut().ok_or(MsrError::Gp)?;
+                let lapic = self.lapic_mut().ok_or(MsrError::Gp)?;
                 let number = X2APIC_MSR_FIRST + u32::from(register);
                 let effect = lapic
                     .x2apic_write(number, value, &clock)

@@ -24,6 +24,7 @@ use super::table::{
 };
 use crate::{
     host::{
+        atomic,
         cpu::IrqOff,
         sched::{
             self,
@@ -90,7 +91,7 @@ impl Presence {
     #[inline]
     pub(super) fn runs_here(&self) {
         let address = Task::current_raw() as usize;
-        if self.thread_address.load(Relaxed) != address {
+        if atomic::read(&self.thread_address) != address {
             self.thread_address.store(address, Relaxed);
             let task = ARef::from(&**kernel::current!());
             // The old thread may go with the reference, so that is dropped without the lock.
@@ -106,9 +107,9 @@ impl Presence {
     /// Carries `f` out, at whose beginning and end the vCPU is between two instructions and which uses no
     /// translation of the guest's: if the thread loses its CPU meanwhile, the guest may be told.
     pub(super) fn rest<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.at_rest.store(1, Relaxed);
+        atomic::write(&self.at_rest, 1);
         let result = f();
-        self.at_rest.store(0, Relaxed);
+        atomic::write(&self.at_rest, 0);
         result
     }
 

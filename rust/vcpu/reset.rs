@@ -66,7 +66,7 @@ impl State {
         self.msrs.reset(MsrReset::Init);
         self.reset_paravirt();
         self.events.reset();
-        if let Some(lapic) = &mut self.lapic {
+        if let Some(lapic) = self.lapic_mut() {
             lapic.reset(ApicReset::Init);
             self.arm(Timer::Stop);
         }

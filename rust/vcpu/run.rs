@@ -28,6 +28,7 @@ use crate::{
             IrqOff, //
         },
         fpu,
+        recording::Recording,
         sched::{
             self,
             SignalMask, //
@@ -97,7 +98,9 @@ impl State {
                 self.run.set_ioapic_eoi(vector);
                 return Ok(());
             }
-            self.collect();
+            if self.may_have_news() {
+                self.collect();
+            }
             if self.events.has_triple_fault() {
                 self.events.set_triple_fault(false);
                 self.run.set_reason(uapi::KVM_EXIT_SHUTDOWN);
@@ -126,6 +129,12 @@ impl State {
         presence.set_user_mode(user_mode);
         let done = presence.rest(sched::handle_exit_work);
         done.inspect_err(|_| self.run.set_reason(uapi::KVM_EXIT_INTR))
+    }
+
+    /// Whether there may be something to [collect](Self::collect).
+    #[inline(always)]
+    fn may_have_news(&self) -> bool {
+        self.deadline.is_some() || self.shared.timer.has_fired() || !self.shared.inbox().is_empty()
     }
 
     /// Goes on with what the VMM has been asked for.
@@ -235,11 +244,7 @@ impl State {
         let tlb_generation = self.vm.memory().generation();
         fpu::sync(&irq);
         let event = self.next_event(&irq);
-        self.mirror_apic();
-        let (tpr, tpr_threshold) = match &self.lapic {
-            Some(lapic) => (lapic.tpr(), lapic.tpr_threshold()),
-            None => (0, 0),
-        };
+        let (tpr, tpr_threshold) = self.hand_over_apic(&irq);
 
         let host_xcr0 = self.cpu.host_xcr0;
         let switch_xcr0 = self.xcr0 != host_xcr0 && host_xcr0 != 0;
@@ -253,6 +258,7 @@ impl State {
             // value is restored below.
             unsafe { cpu::wrmsr(msr::IA32_XSS, 0) };
         }
+        let recording = Recording::stop(&irq, self.cpu.host_precise_samples);
         let debug = self.debug.has_breakpoints();
         if debug {
             // SAFETY: Interrupts are off; restored below.
@@ -274,6 +280,7 @@ impl State {
         );
 
         cpu::restore_debug_registers(&irq);
+        recording.resume(&irq);
         if host_xss != 0 {
             // SAFETY: The host's own value.
             unsafe { cpu::wrmsr(msr::IA32_XSS, host_xss) };

@@ -20,6 +20,7 @@ use kernel::{
 use super::presence::Presence;
 use crate::{
     host::{
+        atomic,
         sched::Yielded,
         timer::WakeTimer, //
     },
@@ -54,8 +55,10 @@ pub(crate) mod news {
     pub(crate) const KICK: u32 = 1 << 6;
     /// The vCPU's thread has been off the CPU.
     pub(crate) const STEAL: u32 = 1 << 7;
+    /// Other vectors than before are watched for their completion.
+    pub(crate) const WATCHED: u32 = 1 << 8;
     /// A page has come that the guest waits for.
-    pub(crate) const PAGE: u32 = 1 << 8;
+    pub(crate) const PAGE: u32 = 1 << 9;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
@@ -96,7 +99,7 @@ impl Inbox {
     /// Whether there is something to take. A hint: the full answer is [`Inbox::take`].
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.news.load(Relaxed) == 0
+        atomic::read(&self.news) == 0
     }
 
     fn announce(&self, bits: u32) {
@@ -188,7 +191,7 @@ impl VcpuShared {
 
     /// Whether the PICs' interrupts reach this vCPU. Any context.
     pub(crate) fn takes_extint(&self) -> bool {
-        self.extint.load(Relaxed) != 0
+        atomic::read(&self.extint) != 0
     }
 
     /// Says whether they do. Returns whether that has changed; who is told `true` must look at the PICs.

@@ -49,6 +49,8 @@ pub(crate) struct Vmx {
     pub(crate) revision: u32,
     /// MSRs that guests reach directly.
     pub(crate) msr_bitmap: HostPage,
+    /// Those, and the x2APIC's that the processor virtualises.
+    pub(crate) x2apic_msr_bitmap: HostPage,
     /// I/O bitmap A, ports 0 to 0x7fff: all exit.
     pub(crate) io_bitmap_a: HostPage,
     /// I/O bitmap B, ports 0x8000 to 0xffff: all exit.
@@ -87,6 +89,13 @@ impl Vmx {
         for (index, access) in msr_model::direct(Direct::default()) {
             msr_model::allow(msr_bitmap.bytes_mut(), index, access);
         }
+        let mut x2apic_msr_bitmap = HostPage::new()?;
+        x2apic_msr_bitmap
+            .bytes_mut()
+            .copy_from_slice(&*msr_bitmap.bytes_mut());
+        for (index, access) in msr_model::virtual_x2apic(controls.features.virtual_interrupts) {
+            msr_model::allow(x2apic_msr_bitmap.bytes_mut(), index, access);
+        }
         let (mut io_bitmap_a, mut io_bitmap_b) = (HostPage::new()?, HostPage::new()?);
         io_bitmap_a.bytes_mut().fill(0xff);
         io_bitmap_b.bytes_mut().fill(0xff);
@@ -96,6 +105,7 @@ impl Vmx {
             fixed: FixedBits::new(&msrs),
             revision: (cpu::rdmsr_safe(msr::IA32_VMX_BASIC).unwrap_or(0) & REVISION_MASK) as u32,
             msr_bitmap,
+            x2apic_msr_bitmap,
             io_bitmap_a,
             io_bitmap_b,
         })?;
@@ -153,6 +163,8 @@ fn options() -> Options {
         preemption_timer: on(module_parameters::preemption_timer.value()),
         apic_accesses: on(module_parameters::apic_registers.value()),
         apic_registers: on(module_parameters::apic_registers.value()),
+        virtual_interrupts: on(module_parameters::virtual_interrupts.value()),
+        x2apic: on(module_parameters::x2apic_registers.value()),
         ..Options::default()
     }
 }

@@ -39,7 +39,7 @@ use crate::{
         },
         pt::ept,
         vmx::{
-            ctls::{self, pin, primary, secondary},
+            ctls::{self, pin, primary},
             event::{
                 Injection,
                 InterruptionInfo, //
@@ -104,6 +104,8 @@ pub(crate) struct VmxVcpu {
     efer: u64,
     tpr: u8,
     tpr_threshold: u8,
+    /// The EOI-exit bitmap.
+    eoi_exits: [u64; 4],
 }
 
 /// The exit-information fields of the current VMCS.
@@ -183,6 +185,7 @@ impl VmxVcpu {
             efer: 0,
             tpr: 0,
             tpr_threshold: 0,
+            eoi_exits: [0; 4],
         };
         this.init_vmcs();
         if let (Some(page), true) = (apic, this.virtualizes_apic()) {
@@ -207,19 +210,13 @@ impl VmxVcpu {
         let (primary, eptp, vpid) = (self.primary, self.eptp, self.vpid);
         let (cr0_mask, cr4_mask) = (self.cr0_mask, self.cr4_mask);
         let vapic = self.vapic.hpa();
-        let mut secondary = controls.secondary;
-        if primary & primary::TPR_SHADOW == 0 {
-            secondary &= !(secondary::APIC_REGISTER_VIRTUALIZATION
-                | secondary::VIRTUALIZE_X2APIC
-                | secondary::VIRTUAL_INTERRUPT_DELIVERY);
-        }
         self.with(|vmcs| {
             vmcs.write(
                 field::PIN_BASED_CONTROLS,
                 controls.pin & !pin::PREEMPTION_TIMER,
             );
             vmcs.write(field::PRIMARY_CONTROLS, primary);
-            vmcs.write(field::SECONDARY_CONTROLS, secondary);
+            vmcs.write(field::SECONDARY_CONTROLS, controls.secondary);
             vmcs.write(field::EXIT_CONTROLS, controls.exit);
             vmcs.write(field::ENTRY_CONTROLS, controls.entry);
             vmcs.write(field::EXCEPTION_BITMAP, EXCEPTION_BITMAP);
@@ -242,6 +239,12 @@ impl VmxVcpu {
             if primary & primary::TPR_SHADOW != 0 {
                 vmcs.write(field::VIRTUAL_APIC_ADDRESS, vapic.raw());
                 vmcs.write(field::TPR_THRESHOLD, 0);
+            }
+            if features.virtual_interrupts {
+                vmcs.write(field::GUEST_INTERRUPT_STATUS, 0);
+                for field in operations::EOI_EXIT_BITMAP {
+                    vmcs.write(field, 0);
+                }
             }
             if features.pause_loop {
                 vmcs.write(field::PLE_GAP, PLE_GAP);

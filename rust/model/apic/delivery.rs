@@ -118,17 +118,23 @@ impl Lapic {
         self.isr.remove(vector);
         self.isr_top = self.isr.highest();
         self.update_ppr();
+        Some(self.completed(vector))
+    }
+
+    /// `vector` has left ISR: by [`Lapic::eoi`], or by the processor's doing where that delivers the
+    /// interrupts.
+    pub fn completed(&mut self, vector: u8) -> Eoi {
         let trigger = Trigger::from_bit(self.tmr.contains(vector));
         if trigger.is_level() {
             self.clear_remote_irr(vector);
         }
         let suppressed = self.regs.get(Reg::SVR) & SVR_SUPPRESS_BROADCAST != 0;
         let broadcast = trigger.is_level() && !suppressed;
-        Some(Eoi {
+        Eoi {
             vector,
             trigger,
             broadcast,
-        })
+        }
     }
 
     /// Returns whether `vector` is requested or in service.

@@ -5,9 +5,13 @@
 //!
 //! The model stays the original. It notes which registers have changed, so that bringing the copy up to
 //! date before an entry costs something only after a change.
+//!
+//! Where the processor delivers the interrupts by itself, the copy is the original of IRR, ISR and ICR from an
+//! entry on, until [`Lapic::adopt`] takes them back. In between nobody may ask the model for an interrupt or a
+//! priority; the glue sees to that. TMR is the model's always: from it follow the completions that must exit.
 
-use super::regs::{Reg, BANK_LEN, REG_COUNT};
-use super::Lapic;
+use super::regs::{Reg, BANK_LEN, ICR_WRITABLE, REG_COUNT, XAPIC_ID_MASK};
+use super::{Lapic, Mode};
 
 /// Offset of a register in the page, in bytes, from its number.
 const REG_SHIFT: u32 = 4;
@@ -49,6 +53,45 @@ impl Lapic {
                 }
             }
         }
+    }
+
+    /// Returns whether TMR has changed since the last [`Lapic::mirror`].
+    #[inline]
+    pub const fn has_new_triggers(&self) -> bool {
+        self.tmr.changed() != 0
+    }
+
+    /// Returns word `index`, 0 to 3, of the vectors whose last interrupt was level triggered, so that
+    /// their completion must be heard of. SDM vol. 3, "EOI Virtualization".
+    pub fn level_vectors(&self, index: usize) -> u64 {
+        self.tmr.word(index)
+    }
+
+    /// Returns the guest interrupt status: the highest requested vector (RVI) in bits 7:0 and the highest
+    /// in service (SVI) in bits 15:8, 0 for none. SDM vol. 3, "Guest Non-Register State".
+    #[inline]
+    pub const fn interrupt_status(&self) -> u16 {
+        (self.isr_top as u16) << 8 | self.irr_top as u16
+    }
+
+    /// Takes over what a processor that delivers interrupts has changed in the copy, whose registers `load`
+    /// returns by their offset in bytes: IRR, ISR, and the ICR of an interrupt that the guest has sent to
+    /// itself.
+    pub fn adopt(&mut self, load: impl Fn(u32) -> u32) {
+        let offset =
+            |first: Reg, index: usize| first.offset() as u32 + ((index as u32) << REG_SHIFT);
+        self.irr.adopt(|index| load(offset(Reg::IRR, index)));
+        self.isr.adopt(|index| load(offset(Reg::ISR, index)));
+        // In x2APIC mode every write of ICR exits.
+        if self.mode == Mode::Xapic {
+            for (reg, bits) in [(Reg::ICR, ICR_WRITABLE), (Reg::ICR_HIGH, XAPIC_ID_MASK)] {
+                let value = load(offset(reg, 0)) & bits;
+                if value != self.regs.get(reg) {
+                    self.regs.set(reg, value);
+                }
+            }
+        }
+        self.update_tops();
     }
 
     /// Says that the guest has changed the copy at `offset`, so that it is written again.

@@ -7,6 +7,7 @@ mod base;
 mod delivery;
 mod ipi;
 mod lvt;
+mod processor;
 mod registers;
 mod state;
 mod timer;

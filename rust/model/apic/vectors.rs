@@ -82,8 +82,20 @@ impl VectorSet {
     /// Replaces 64-bit word `index`; does nothing when there is none.
     pub fn set_word(&mut self, index: usize, bits: u64) {
         if let Some(word) = self.words.get_mut(index) {
-            *word = bits;
-            self.changed |= 3u8.checked_shl(index as u32 * 2).unwrap_or(0);
+            if *word != bits {
+                *word = bits;
+                self.changed |= 3u8.checked_shl(index as u32 * 2).unwrap_or(0);
+            }
+        }
+    }
+
+    /// Takes the set over from the eight 32-bit registers in which others have changed it, which
+    /// `register` returns by their index. They hold what this set holds afterwards.
+    pub fn adopt(&mut self, register: impl Fn(usize) -> u32) {
+        for (index, word) in self.words.iter_mut().enumerate() {
+            let low = u64::from(register(index << 1));
+            let high = u64::from(register(index << 1 | 1));
+            *word = low | high << 32;
         }
     }
 

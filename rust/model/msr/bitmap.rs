@@ -153,9 +153,78 @@ pub fn direct(which: Direct) -> impl Iterator<Item = (u32, Access)> {
         .copied()
 }
 
+/// The first MSR of the x2APIC: its registers follow each other.
+const X2APIC: u32 = crate::model::apic::X2APIC_MSR_FIRST;
+
+/// Registers of the x2APIC that the guest may read without an exit, as first and last: those that exist
+/// whatever the guest's CPUID offers, and whose copy in the virtual-APIC page is right at any time. The ICR's
+/// two halves lie elsewhere in the page, and the timer's current count is nowhere.
+const X2APIC_READS: [(u32, u32); 9] = [
+    // ID and version.
+    (0x02, 0x03),
+    // TPR.
+    (0x08, 0x08),
+    // LDR.
+    (0x0d, 0x0d),
+    // SVR.
+    (0x0f, 0x0f),
+    // ISR, TMR and IRR.
+    (0x10, 0x27),
+    // ESR.
+    (0x28, 0x28),
+    // The LVT, but for corrected machine checks.
+    (0x32, 0x37),
+    // The timer's initial count.
+    (0x38, 0x38),
+    // The timer's divider.
+    (0x3e, 0x3e),
+];
+
+/// The TPR, whose writes the processor virtualises always.
+const X2APIC_TPR: u32 = X2APIC + 0x08;
+
+/// Registers that it keeps or acts upon where it delivers the interrupts: PPR, EOI and SELF IPI.
+const X2APIC_DELIVERY: [(u32, Access); 3] = [
+    (X2APIC + 0x0a, Access::Read),
+    (X2APIC + 0x0b, Access::Write),
+    (X2APIC + 0x3f, Access::Write),
+];
+
+/// Returns the MSRs of the x2APIC that a guest may access without an exit where the processor virtualises
+/// them, and `delivers` the interrupts or not (SDM vol. 3, "Virtualizing MSR-Based APIC Accesses").
+///
+/// Reads of others exit, because the processor would serve any from the virtual-APIC page, also where there is
+/// no register or none that can be read.
+pub fn virtual_x2apic(delivers: bool) -> impl Iterator<Item = (u32, Access)> {
+    let reads = X2APIC_READS
+        .into_iter()
+        .flat_map(|(first, last)| first..=last)
+        .map(|reg| (X2APIC + reg, Access::Read));
+    let delivery = X2APIC_DELIVERY.into_iter().filter(move |_| delivers);
+    reads.chain([(X2APIC_TPR, Access::Write)]).chain(delivery)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn virtual_x2apic_has_what_exists_and_is_right() {
+        for delivers in [false, true] {
+            let mut bitmap = [0xff; MSR_BITMAP_SIZE];
+            for (index, access) in virtual_x2apic(delivers) {
+                allow(&mut bitmap, index, access);
+            }
+            let exits = |reg: u32, access| is_intercepted(&bitmap, 0x800 + reg, access);
+            for reg in 0..0x100 {
+                let written = reg == 0x08 || delivers && (reg == 0x0b || reg == 0x3f);
+                assert_eq!(exits(reg, Access::Write), !written, "{reg:#x}");
+                let exists = matches!(reg, 2 | 3 | 8 | 0x0d | 0x0f..=0x28 | 0x32..=0x38 | 0x3e);
+                let read = exists || delivers && reg == 0x0a;
+                assert_eq!(exits(reg, Access::Read), !read, "{reg:#x}");
+            }
+        }
+    }
 
     #[test]
     fn layout_of_the_manual() {

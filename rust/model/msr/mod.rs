@@ -14,7 +14,9 @@ mod mtrr;
 mod quiet;
 mod rules;
 
-pub use bitmap::{allow, direct, intercept, is_intercepted, Access, Direct, MSR_BITMAP_SIZE};
+pub use bitmap::{
+    allow, direct, intercept, is_intercepted, virtual_x2apic, Access, Direct, MSR_BITMAP_SIZE,
+};
 pub use file::{Config, MsrFile, Reset};
 pub use list::{feature_index_list, feature_value, index_list, is_immutable_feature, FeatureMsrs};
 pub use mce::{MCE_BANKS, MCE_CAP};

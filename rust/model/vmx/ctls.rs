@@ -49,12 +49,14 @@ pub struct Options {
     pub ept_ad: bool,
     /// Keep the task priority in the virtual-APIC page.
     pub tpr_shadow: bool,
-    /// Virtualise accesses of the APIC's page and x2APIC MSRs; needs the TPR shadow.
+    /// Virtualise accesses of the APIC's page; needs the TPR shadow.
     pub apic_accesses: bool,
     /// Serve reads of APIC registers from the virtual-APIC page; needs the virtualised accesses.
     pub apic_registers: bool,
     /// Let the processor deliver virtual interrupts; needs the virtualised registers.
     pub virtual_interrupts: bool,
+    /// Virtualise the x2APIC's MSRs; needs the virtualised registers.
+    pub x2apic: bool,
     /// Use the VMX-preemption timer.
     pub preemption_timer: bool,
     /// Exit on a loop of PAUSEs.
@@ -85,6 +87,7 @@ impl Options {
         apic_accesses: false,
         apic_registers: false,
         virtual_interrupts: false,
+        x2apic: false,
         preemption_timer: false,
         pause_loop: false,
         tsc_scaling: false,
@@ -106,6 +109,7 @@ impl Default for Options {
             tpr_shadow: true,
             apic_accesses: true,
             apic_registers: true,
+            x2apic: true,
             preemption_timer: true,
             pause_loop: true,
             tsc_scaling: true,
@@ -202,9 +206,15 @@ pub enum ApicMode {
     /// Not at all, or by exits only.
     Disabled,
     /// By memory accesses of the APIC's page.
-    XApic,
+    XApic {
+        /// The processor delivers the APIC's interrupts, where it can.
+        delivers: bool,
+    },
     /// By MSRs.
-    X2Apic,
+    X2Apic {
+        /// As with [`ApicMode::XApic`].
+        delivers: bool,
+    },
 }
 
 impl Controls {
@@ -212,15 +222,27 @@ impl Controls {
     ///
     /// At most one of the two ways of virtualising the APIC may be on (section 27.2.1.1).
     pub const fn secondary_for(&self, mode: ApicMode) -> u32 {
-        match mode {
-            ApicMode::XApic if self.features.apic_accesses => {
-                self.secondary | secondary::VIRTUALIZE_APIC_ACCESSES
+        let features = &self.features;
+        let registers = bit_if(
+            features.apic_registers,
+            secondary::APIC_REGISTER_VIRTUALIZATION,
+        );
+        let delivery = bit_if(
+            features.virtual_interrupts,
+            secondary::VIRTUAL_INTERRUPT_DELIVERY,
+        );
+        self.secondary
+            | match mode {
+                ApicMode::XApic { delivers } if features.apic_accesses => {
+                    let delivery = if delivers { delivery } else { 0 };
+                    secondary::VIRTUALIZE_APIC_ACCESSES | registers | delivery
+                }
+                ApicMode::X2Apic { delivers } if features.x2apic => {
+                    let delivery = if delivers { delivery } else { 0 };
+                    secondary::VIRTUALIZE_X2APIC | registers | delivery
+                }
+                _ => 0,
             }
-            ApicMode::X2Apic if self.features.x2apic => {
-                self.secondary | secondary::VIRTUALIZE_X2APIC
-            }
-            _ => self.secondary,
-        }
     }
 }
 
@@ -376,13 +398,14 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
     let tpr_shadow = options.tpr_shadow && msrs.primary().may_set(primary::TPR_SHADOW);
     let virtualize = tpr_shadow && options.apic_accesses;
     let apic_accesses = virtualize && secondary.may_set(secondary::VIRTUALIZE_APIC_ACCESSES);
-    let x2apic = virtualize && secondary.may_set(secondary::VIRTUALIZE_X2APIC);
     let apic_registers = apic_accesses
         && options.apic_registers
         && secondary.may_set(secondary::APIC_REGISTER_VIRTUALIZATION);
     let virtual_interrupts = apic_registers
         && options.virtual_interrupts
         && secondary.may_set(secondary::VIRTUAL_INTERRUPT_DELIVERY);
+    let x2apic =
+        apic_registers && options.x2apic && secondary.may_set(secondary::VIRTUALIZE_X2APIC);
 
     let preemption_timer = (options.preemption_timer && msrs.pin().may_set(pin::PREEMPTION_TIMER))
         .then_some((msrs.misc & misc::PREEMPTION_TIMER_SHIFT_MASK) as u32);
@@ -441,14 +464,6 @@ fn optional_primary(features: &Features) -> u32 {
 
 fn optional_secondary(features: &Features) -> u32 {
     bit_if(features.vpid, secondary::ENABLE_VPID)
-        | bit_if(
-            features.apic_registers,
-            secondary::APIC_REGISTER_VIRTUALIZATION,
-        )
-        | bit_if(
-            features.virtual_interrupts,
-            secondary::VIRTUAL_INTERRUPT_DELIVERY,
-        )
         | bit_if(features.pause_loop, secondary::PAUSE_LOOP_EXITING)
         | bit_if(features.tsc_scaling, secondary::TSC_SCALING)
         | bit_if(features.invpcid, secondary::ENABLE_INVPCID)

@@ -7,6 +7,7 @@ use kernel::prelude::*;
 use super::SvmVcpu;
 use crate::{
     backend::{
+        ApicHelp,
         BackendVcpu,
         Blocking,
         CodeBytes,
@@ -25,6 +26,7 @@ use crate::{
         page::ApicPage, //
     },
     model::{
+        apic::Mode,
         cpuid::{
             Feature,
             Guest, //
@@ -359,7 +361,11 @@ impl BackendVcpu for SvmVcpu {
         None
     }
 
-    fn set_apic_mode(&mut self, _xapic: bool) {}
+    fn set_apic_mode(&mut self, _mode: Mode, _enabled: bool) -> ApicHelp {
+        ApicHelp::None
+    }
+
+    fn hand_over_interrupts(&mut self, _irq: &IrqOff, _status: u16, _exits: Option<[u64; 4]>) {}
 
     #[cold]
     fn dump(&mut self) {

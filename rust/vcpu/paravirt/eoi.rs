@@ -9,6 +9,7 @@
 use kernel::prelude::*;
 
 use crate::{
+    backend::ApicHelp,
     host::user,
     model::{
         addr::{
@@ -77,7 +78,8 @@ impl State {
         let (Some(area), Some(lapic)) = (self.paravirt.eoi.area, &self.lapic) else {
             return;
         };
-        if !PvEoi::may_offer(lapic) {
+        // The processor that delivers interrupts by itself ends them so too.
+        if self.apic_help == ApicHelp::Interrupts || !PvEoi::may_offer(lapic) {
             return;
         }
         let Some(hva) = self.eoi_byte(area) else {

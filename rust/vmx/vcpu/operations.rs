@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     backend::{
+        ApicHelp,
         BackendVcpu,
         Blocking,
         CodeBytes,
@@ -34,6 +35,7 @@ use crate::{
         page::ApicPage, //
     },
     model::{
+        apic::Mode,
         cpuid::Guest,
         vmx::{
             cr,
@@ -42,7 +44,10 @@ use crate::{
                 primary,
                 ApicMode, //
             },
-            field, //
+            field::{
+                self,
+                Field, //
+            }, //
         },
         x86::{
             ar,
@@ -55,6 +60,14 @@ use crate::{
     },
     vmx::vmcs::CurrentVmcs, //
 };
+
+/// The words of the EOI-exit bitmap.
+pub(super) const EOI_EXIT_BITMAP: [Field<u64>; 4] = [
+    field::EOI_EXIT_BITMAP_0,
+    field::EOI_EXIT_BITMAP_1,
+    field::EOI_EXIT_BITMAP_2,
+    field::EOI_EXIT_BITMAP_3,
+];
 
 /// The current privilege level is that of SS (SDM vol. 3, section 26.3.1.2).
 #[inline(always)]
@@ -382,16 +395,48 @@ impl BackendVcpu for VmxVcpu {
         self.virtualizes_apic().then_some(&mut self.vapic)
     }
 
-    fn set_apic_mode(&mut self, xapic: bool) {
-        // Without the page in the tables it makes no difference, but two ways of virtualising must not be on
-        // at once.
-        let mode = if xapic {
-            ApicMode::XApic
-        } else {
-            ApicMode::Disabled
+    fn set_apic_mode(&mut self, mode: Mode, enabled: bool) -> ApicHelp {
+        let vmx = self.vmx;
+        let features = &vmx.controls.features;
+        let delivers = enabled && features.virtual_interrupts;
+        let (mode, help) = match mode {
+            _ if !self.virtualizes_apic() => return ApicHelp::None,
+            Mode::Xapic if delivers => (ApicMode::XApic { delivers }, ApicHelp::Interrupts),
+            Mode::Xapic => (ApicMode::XApic { delivers }, ApicHelp::Registers),
+            // The bitmap lets the guest complete interrupts where the processor is to deliver them.
+            Mode::X2apic if !features.x2apic || delivers != features.virtual_interrupts => {
+                (ApicMode::Disabled, ApicHelp::None)
+            }
+            Mode::X2apic if delivers => (ApicMode::X2Apic { delivers }, ApicHelp::Interrupts),
+            Mode::X2apic => (ApicMode::X2Apic { delivers }, ApicHelp::Registers),
+            Mode::Disabled => (ApicMode::Disabled, ApicHelp::None),
         };
-        let secondary = self.vmx.controls.secondary_for(mode);
-        self.with(|vmcs| vmcs.write(field::SECONDARY_CONTROLS, secondary));
+        let bitmap = if matches!(mode, ApicMode::X2Apic { .. }) {
+            &vmx.x2apic_msr_bitmap
+        } else {
+            &vmx.msr_bitmap
+        };
+        let (secondary, bitmap) = (vmx.controls.secondary_for(mode), bitmap.hpa().raw());
+        self.with(|vmcs| {
+            vmcs.write(field::SECONDARY_CONTROLS, secondary);
+            vmcs.write(field::MSR_BITMAPS, bitmap);
+        });
+        help
+    }
+
+    fn hand_over_interrupts(&mut self, irq: &IrqOff, status: u16, exits: Option<[u64; 4]>) {
+        let old = self.eoi_exits;
+        self.eoi_exits = exits.unwrap_or(old);
+        let new = self.eoi_exits;
+        self.state.as_mut().with(irq, |state, irq| {
+            let mut vmcs = state.vmcs(irq);
+            vmcs.write(field::GUEST_INTERRUPT_STATUS, status);
+            for (index, field) in EOI_EXIT_BITMAP.into_iter().enumerate() {
+                if new.get(index) != old.get(index) {
+                    vmcs.write(field, new.get(index).copied().unwrap_or(u64::MAX));
+                }
+            }
+        });
     }
 
     fn dump(&mut self) {

@@ -49,8 +49,16 @@ fn check_entry(msrs: &CapabilityMsrs, controls: &Controls, secondary_controls: u
     assert_eq!(controls.entry & entry::IA32E_MODE_GUEST, 0);
 }
 
+const MODES: [ApicMode; 5] = [
+    ApicMode::Disabled,
+    ApicMode::XApic { delivers: false },
+    ApicMode::XApic { delivers: true },
+    ApicMode::X2Apic { delivers: false },
+    ApicMode::X2Apic { delivers: true },
+];
+
 fn check(msrs: &CapabilityMsrs, controls: &Controls) {
-    for mode in [ApicMode::Disabled, ApicMode::XApic, ApicMode::X2Apic] {
+    for mode in MODES {
         check_entry(msrs, controls, controls.secondary_for(mode));
     }
 }
@@ -89,9 +97,10 @@ fn skylake_with_everything() {
     let features = &controls.features;
     assert!(features.vpid && features.invvpid_all && features.invvpid_retaining_globals);
     assert!(features.ept_2m && features.ept_1g && features.ept_ad && features.ept_execute_only);
-    assert!(features.tpr_shadow && features.apic_accesses && features.x2apic);
-    // The desktop parts keep APIC registers and virtual interrupts to the servers.
-    assert!(!features.apic_registers && !features.virtual_interrupts);
+    assert!(features.tpr_shadow && features.apic_accesses);
+    // The desktop parts keep APIC registers and virtual interrupts to the servers, and without them it is
+    // not worth while to virtualise the x2APIC's MSRs.
+    assert!(!features.apic_registers && !features.virtual_interrupts && !features.x2apic);
     assert_eq!(features.preemption_timer, Some(7));
     assert!(features.save_preemption_timer && features.xsaves && features.encls_exiting);
     assert!(!features.tsc_scaling && !features.acknowledge_interrupt);
@@ -119,11 +128,12 @@ fn emulated_processors() {
     let broadwell = get(&BOCHS_BROADWELL);
     assert_eq!(broadwell.pin, 0x0000_003f);
     assert_eq!(broadwell.primary, 0xb6a0_6dfa);
-    assert_eq!(broadwell.secondary, 0x0000_15ea);
+    assert_eq!(broadwell.secondary, 0x0000_14ea);
     assert_eq!(broadwell.exit, 0x002b_6fff);
     assert_eq!(broadwell.entry, 0x0000_d1ff);
     assert_eq!(broadwell.features.preemption_timer, Some(0));
     assert!(broadwell.features.apic_registers && !broadwell.features.monitor_trap_flag);
+    assert!(broadwell.features.x2apic && !broadwell.features.virtual_interrupts);
     assert_eq!(get(&BOCHS_HASWELL).secondary, broadwell.secondary);
 
     let arrandale = get(&BOCHS_ARRANDALE).features;
@@ -143,7 +153,9 @@ fn options_turn_features_off() {
     let cr8 = primary::CR8_LOAD_EXITING | primary::CR8_STORE_EXITING;
     assert_eq!(controls.primary & (primary::TPR_SHADOW | cr8), cr8);
     assert_eq!(controls.features.preemption_timer, None);
-    assert_eq!(controls.secondary_for(ApicMode::XApic), controls.secondary);
+    for mode in MODES {
+        assert_eq!(controls.secondary_for(mode), controls.secondary);
+    }
 
     let options = Options {
         tpr_shadow: false,
@@ -162,19 +174,35 @@ fn options_turn_features_off() {
     server.procbased2 |= u64::from(apicv) << 32;
     let controls = compute(&server, &options).unwrap();
     check(&server, &controls);
-    assert_eq!(controls.secondary & apicv, apicv);
+    for (mode, expected) in [
+        (ApicMode::Disabled, 0),
+        (
+            ApicMode::XApic { delivers: false },
+            secondary::APIC_REGISTER_VIRTUALIZATION,
+        ),
+        (ApicMode::XApic { delivers: true }, apicv),
+        (
+            ApicMode::X2Apic { delivers: false },
+            secondary::APIC_REGISTER_VIRTUALIZATION,
+        ),
+        (ApicMode::X2Apic { delivers: true }, apicv),
+    ] {
+        assert_eq!(controls.secondary_for(mode) & apicv, expected);
+    }
     assert!(controls.features.apic_registers && controls.features.virtual_interrupts);
     assert_ne!(controls.exit & exit::ACKNOWLEDGE_INTERRUPT, 0);
 }
 
 #[test]
 fn apic_modes_exclude_each_other() {
-    let controls = compute(&SKYLAKE_6700K, &Options::default()).unwrap();
+    let controls = compute(&BOCHS_BROADWELL, &Options::default()).unwrap();
     let bits = secondary::VIRTUALIZE_APIC_ACCESSES | secondary::VIRTUALIZE_X2APIC;
     for (mode, expected) in [
         (ApicMode::Disabled, 0),
-        (ApicMode::XApic, secondary::VIRTUALIZE_APIC_ACCESSES),
-        (ApicMode::X2Apic, secondary::VIRTUALIZE_X2APIC),
+        (MODES[1], secondary::VIRTUALIZE_APIC_ACCESSES),
+        (MODES[2], secondary::VIRTUALIZE_APIC_ACCESSES),
+        (MODES[3], secondary::VIRTUALIZE_X2APIC),
+        (MODES[4], secondary::VIRTUALIZE_X2APIC),
     ] {
         assert_eq!(controls.secondary_for(mode) & bits, expected);
     }

@@ -3,8 +3,11 @@
 
 use std::ops::ControlFlow::Continue;
 
+use kvm_bindings as kb;
+
 use crate::guest::*;
 use crate::harness::{fail, TestResult};
+use crate::host::Mapping;
 use crate::kvm::Exit;
 use crate::machine::*;
 
@@ -17,6 +20,7 @@ tests!(
     exit_mmio_segment_override,
     exit_mmio_set_regs_between,
     exit_mmio_page_tables_change,
+    exit_mmio_becomes_memory,
 );
 
 /// Where RAM ends.
@@ -179,6 +183,66 @@ fn exit_mmio_set_regs_between() -> TestResult {
     m.run()?;
     m.vcpu.set_mmio_data(0x5678);
     check_eq!(m.run_done()?.rax, 0x5678);
+    Ok(())
+}
+
+guest!(comes_and_goes:
+    "mov ebx, 0xd0000000",
+    "2: inc eax", "mov [rbx], eax", "mov ecx, [rbx]",
+    "out SYNC, al",
+    "jmp 2b",
+);
+
+/// A device's page becomes memory, read-only memory, and a device's again between two rounds of the same code.
+fn exit_mmio_becomes_memory() -> TestResult {
+    /// What the device answers.
+    const ANSWER: u64 = 0x7777;
+    let mut m = Machine::long(comes_and_goes())?;
+    let page = Mapping::anonymous(0x1000);
+    m.with_regs(|r| r.rax = 0)?;
+    let mut count = 0;
+    for _ in 0..3 {
+        for (slot, writes, reads) in [
+            (None, 3, 3),
+            (Some(0), 0, 0),
+            (None, 3, 3),
+            (Some(kb::KVM_MEM_READONLY), 3, 0),
+        ] {
+            page.set(0, 0x1111);
+            match slot {
+                Some(flags) => m.vm.set_slot(1, flags, MMIO, 0x1000, page.addr())?,
+                None if count > 0 => m.vm.set_slot(1, 0, MMIO, 0, 0)?,
+                None => {}
+            }
+            let (mut written, mut read) = (0, 0);
+            for _ in 0..3 {
+                count += 1;
+                let regs = loop {
+                    match m.run()? {
+                        Exit::MmioWrite { gpa: MMIO, len: 4, data } => {
+                            check_eq!(data, count);
+                            written += 1;
+                        }
+                        Exit::MmioRead { gpa: MMIO, len: 4 } => {
+                            m.vcpu.set_mmio_data(ANSWER);
+                            read += 1;
+                        }
+                        _ => break m.vcpu.regs()?,
+                    }
+                };
+                check_eq!(regs.rax, count);
+                let expected = match (writes, reads) {
+                    (_, 3) => ANSWER,
+                    (0, _) => count,
+                    _ => 0x1111,
+                };
+                check_eq!(regs.rcx, expected);
+            }
+            check_eq!((written, read), (writes, reads), "slot {slot:?}");
+        }
+    }
+    // Only the write to plain memory has reached it.
+    check_eq!(page.get(0), 0x1111);
     Ok(())
 }
 
