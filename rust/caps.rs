@@ -60,6 +60,8 @@ pub(crate) fn check_extension(cap: usize) -> Result<isize> {
         | uapi::KVM_CAP_MSI_DEVID
         | uapi::KVM_CAP_HALT_POLL
         | uapi::KVM_CAP_KVMCLOCK_CTRL
+        | uapi::KVM_CAP_ASYNC_PF
+        | uapi::KVM_CAP_ASYNC_PF_INT
         | uapi::KVM_CAP_STEAL_TIME
         | uapi::KVM_CAP_ENFORCE_PV_FEATURE_CPUID
         | uapi::KVM_CAP_ENABLE_CAP

@@ -224,13 +224,15 @@ impl State {
                 None => self.emulate(Some(fault)),
             };
         }
+        let wait = vectored.is_some() || !self.may_put_off();
         match self
             .vm
             .memory()
-            .fault(&mut self.spare, fault.gpa, fault.write)
+            .fault(&mut self.spare, fault.gpa, fault.write, wait)
         {
             Ok(()) => Ok(Next::Resume),
             Err(Fault::Host(e)) => Err(e),
+            Err(Fault::Away) => self.put_off(fault.gpa, fault.write),
             Err(Fault::Mmio) if self.map_apic_page(fault.gpa)? => Ok(Next::Resume),
             Err(Fault::Mmio) if vectored.is_some() => self.delivery_failure(fault),
             Err(Fault::Mmio) => {

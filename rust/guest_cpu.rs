@@ -36,6 +36,7 @@ const XCR0_OFFERED: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512;
 const PARAVIRT: u32 = feature::CLOCKSOURCE
     | feature::NOP_IO_DELAY
     | feature::CLOCKSOURCE2
+    | feature::ASYNC_PF
     | feature::STEAL_TIME
     | feature::PV_EOI
     | feature::PV_UNHALT
@@ -43,6 +44,7 @@ const PARAVIRT: u32 = feature::CLOCKSOURCE
     | feature::PV_SEND_IPI
     | feature::POLL_CONTROL
     | feature::PV_SCHED_YIELD
+    | feature::ASYNC_PF_INT
     | feature::CLOCKSOURCE_STABLE;
 
 /// This machine's processor.

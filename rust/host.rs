@@ -18,6 +18,7 @@ pub(crate) mod recording;
 pub(crate) mod sched;
 pub(crate) mod timer;
 pub(crate) mod user;
+pub(crate) mod work;
 
 /// For `asm!`: an exception-table entry that goes on behind the instruction at label 2. When a reboot has turned
 /// virtualisation off under a running vCPU its instructions raise #UD, which must not bring the machine down on

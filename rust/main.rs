@@ -112,6 +112,7 @@ module! {
 struct Vireo {
     #[pin]
     device: MiscDeviceRegistration<dev::Device>,
+    fetchers: host::global::GlobalOwner<host::work::WorkQueue>,
     virtualization: host::hotplug::VirtualizationOn,
     mitigations: host::cpu::Mitigations,
     hardware: backend::HardwareOwner,
@@ -123,6 +124,7 @@ impl kernel::InPlaceModule for Vireo {
             hardware: backend::Hardware::probe()?,
             mitigations: host::cpu::Mitigations::new()?,
             virtualization: enable()?,
+            fetchers: vcpu::paravirt::start_fetchers()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
         })
     }

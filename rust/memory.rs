@@ -146,6 +146,8 @@ pub(crate) struct Memory {
 pub(crate) enum Fault {
     /// No slot, or a write to a read-only one: a device's.
     Mmio,
+    /// The host must fetch the page from somewhere, which the caller does not want to wait for.
+    Away,
     /// The host's error.
     Host(Error),
 }
@@ -191,6 +193,11 @@ impl Memory {
             largest,
             mm,
         }? Error))
+    }
+
+    /// Returns the process whose memory the guest's is.
+    pub(crate) fn mm(&self) -> &ARef<Mm> {
+        &self.mm
     }
 
     /// Returns the address of the root table.
@@ -309,8 +316,15 @@ impl Memory {
         user::copy_out(hva, from)
     }
 
-    /// Maps the page at `gpa` for an access of the guest's. May sleep.
-    pub(crate) fn fault(&self, spare: &mut Spare, gpa: Gpa, write: bool) -> Result<(), Fault> {
+    /// Maps the page at `gpa` for an access of the guest's. May sleep; only if it may `wait`, for a page that
+    /// the host must fetch.
+    pub(crate) fn fault(
+        &self,
+        spare: &mut Spare,
+        gpa: Gpa,
+        write: bool,
+        wait: bool,
+    ) -> Result<(), Fault> {
         let gfn = gpa.gfn();
         for _ in 0..FAULT_TRIES {
             spare.fill().map_err(Fault::Host)?;
@@ -326,7 +340,11 @@ impl Memory {
                 return Err(Fault::Mmio);
             }
             let hva = slot.hva_of(gfn).ok_or(Fault::Mmio)?;
-            let page = PinnedPage::get(hva, write).map_err(Fault::Host)?;
+            let page = match PinnedPage::get(hva, write, wait) {
+                Ok(page) => page,
+                Err(EAGAIN) if !wait => return Err(Fault::Away),
+                Err(error) => return Err(Fault::Host(error)),
+            };
             let rights = if page.writable && slot.is_writable() {
                 Rights::ALL
             } else {

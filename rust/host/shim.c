@@ -317,10 +317,12 @@ u64 vireo_host_xss(void)
 
 /*
  * Takes a reference to the page behind @hva of the current process, faulting it in. *@writable says
- * whether a guest may write to it; a read does not break copy-on-write.
+ * whether a guest may write to it; a read does not break copy-on-write. -EAGAIN when the page must be
+ * fetched from somewhere and the caller does not want to @wait for that.
  */
-int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn)
+int vireo_gup(unsigned long hva, bool write, bool wait, bool *writable, unsigned long *pfn)
 {
+	unsigned int flags = FOLL_HWPOISON | (write ? FOLL_WRITE : 0) | (wait ? 0 : FOLL_NOWAIT);
 	struct page *page;
 	long n;
 
@@ -329,12 +331,23 @@ int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn)
 		*pfn = page_to_pfn(page);
 		return 0;
 	}
-	n = get_user_pages_unlocked(hva, 1, &page, FOLL_HWPOISON | (write ? FOLL_WRITE : 0));
+	n = get_user_pages_unlocked(hva, 1, &page, flags);
 	if (n != 1)
-		return n < 0 ? n : -EFAULT;
+		return n < 0 ? n : wait ? -EFAULT : -EAGAIN;
 	*writable = write;
 	*pfn = page_to_pfn(page);
 	return 0;
+}
+
+/* Has the page behind @hva of @mm, whose users are kept, in memory when it returns, if it can be had. */
+void vireo_fetch(struct mm_struct *mm, unsigned long hva, bool write)
+{
+	int locked = 1;
+
+	mmap_read_lock(mm);
+	get_user_pages_remote(mm, hva, 1, write ? FOLL_WRITE : 0, NULL, &locked);
+	if (locked)
+		mmap_read_unlock(mm);
 }
 
 void vireo_release_pfn(unsigned long pfn)

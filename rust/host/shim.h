@@ -88,7 +88,8 @@ u64 vireo_host_xcr0(void);
 u64 vireo_host_xss(void);
 void vireo_restore_host_debug(void);
 
-int vireo_gup(unsigned long hva, bool write, bool *writable, unsigned long *pfn);
+int vireo_gup(unsigned long hva, bool write, bool wait, bool *writable, unsigned long *pfn);
+void vireo_fetch(struct mm_struct *mm, unsigned long hva, bool write);
 void vireo_release_pfn(unsigned long pfn);
 int vireo_get_user(unsigned long hva, u64 *value);
 

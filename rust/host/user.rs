@@ -88,6 +88,15 @@ pub(crate) fn cmpxchg(at: Hva, old: u64, new: u64, size: usize) -> Result<bool> 
     }
 }
 
+/// Has the page at `hva` in memory when it returns, if it can be had. May sleep for long.
+pub(crate) fn fetch(mm: &Mm, hva: Hva, write: bool) {
+    // A process that is going away needs its pages no more.
+    if let Some(mm) = mm.mmget_not_zero() {
+        // SAFETY: The memory is in use; process context, no lock held.
+        unsafe { b::vireo_fetch(mm.as_raw(), hva.raw() as usize, write) };
+    }
+}
+
 /// Replaces a byte of the current process' memory by 0, atomically, and returns what was there. May sleep.
 pub(crate) fn take_byte(at: Hva) -> Result<u8> {
     let mut old = 0;
@@ -119,11 +128,13 @@ impl PinnedPage {
     ///
     /// # Errors
     ///
-    /// `EFAULT` when nothing is mapped there or not with that right, `EHWPOISON` for broken memory.
-    pub(crate) fn get(hva: Hva, write: bool) -> Result<Self> {
+    /// `EFAULT` when nothing is mapped there or not with that right, `EHWPOISON` for broken memory, `EAGAIN`
+    /// when it must be fetched from somewhere and is not to be waited for.
+    pub(crate) fn get(hva: Hva, write: bool, wait: bool) -> Result<Self> {
         let (mut writable, mut pfn) = (false, 0);
+        let at = hva.raw() as usize;
         // SAFETY: Process context of the VM's own process; both pointers are valid for writing.
-        let err = unsafe { b::vireo_gup(hva.raw() as usize, write, &mut writable, &mut pfn) };
+        let err = unsafe { b::vireo_gup(at, write, wait, &mut writable, &mut pfn) };
         kernel::error::to_result(err)?;
         // INVARIANT: The call took a reference.
         Ok(Self {

@@ -58,7 +58,7 @@ impl State {
     /// Whether the local APIC has an interrupt that its priorities let through and that the processor does
     /// not deliver by itself.
     #[inline]
-    fn waiting_interrupt(&self) -> bool {
+    pub(super) fn waiting_interrupt(&self) -> bool {
         self.apic_help != ApicHelp::Interrupts
             && self
                 .lapic

@@ -37,9 +37,12 @@ use crate::{
     vm::Vm, //
 };
 
+mod async_pf;
 mod calls;
 mod eoi;
 mod steal;
+
+pub(crate) use async_pf::start_fetchers;
 
 /// What the guest finds in its memory and must be brought up to date before it runs on, one bit each.
 mod stale {
@@ -67,6 +70,7 @@ pub(crate) struct Paravirt {
     cpu: i32,
     steal: steal::Steal,
     pub(super) eoi: eoi::Eoi,
+    async_pf: async_pf::AsyncPf,
     /// `MSR_KVM_POLL_CONTROL`.
     poll: u64,
     /// Which of the VM's counters this vCPU has.
@@ -88,6 +92,7 @@ impl Paravirt {
             cpu: 0,
             steal: steal::Steal::default(),
             eoi: eoi::Eoi::default(),
+            async_pf: async_pf::AsyncPf::new(),
             poll: poll::RESET,
             generation: Generation::default(),
             kicked: false,
@@ -142,6 +147,9 @@ impl Paravirt {
     }
 }
 
+/// `MSR_KVM_ASYNC_PF_ACK` bit 0: the guest has taken the token of the page that has come.
+const ACKNOWLEDGED: u64 = 1 << 0;
+
 /// Returns the address if `length` bytes there lie in one page.
 fn in_page(address: u64, length: usize) -> Option<Gpa> {
     let gpa = Gpa::new(address);
@@ -159,6 +167,9 @@ impl State {
         }
         if bits & news::STEAL != 0 {
             self.renew_steal();
+        }
+        if bits & news::PAGE != 0 {
+            self.tell_present();
         }
     }
 
@@ -182,6 +193,7 @@ impl State {
         self.paravirt.stale &= stale::LAG;
         self.stop_steal();
         self.paravirt.eoi = eoi::Eoi::default();
+        self.paravirt.async_pf = async_pf::AsyncPf::new();
     }
 
     /// The VMM runs the vCPU.
@@ -191,6 +203,9 @@ impl State {
         }
         // The thread may have been anywhere.
         self.renew_steal();
+        if self.paravirt.async_pf.is_due() {
+            self.shared.note(news::PAGE);
+        }
     }
 
     /// Brings up to date what the guest finds in its memory.
@@ -227,6 +242,9 @@ impl State {
             msr::KVM_STEAL_TIME => self.paravirt.steal.register(),
             msr::KVM_PV_EOI_EN => self.paravirt.eoi.register(),
             msr::KVM_POLL_CONTROL => self.paravirt.poll,
+            msr::KVM_ASYNC_PF_EN => self.paravirt.async_pf.register(),
+            msr::KVM_ASYNC_PF_INT => self.paravirt.async_pf.vector(),
+            msr::KVM_ASYNC_PF_ACK => 0,
             _ => return None,
         })
     }
@@ -245,6 +263,10 @@ impl State {
             msr::KVM_STEAL_TIME => self.set_steal_time(value)?,
             msr::KVM_PV_EOI_EN => self.set_pv_eoi(value)?,
             msr::KVM_POLL_CONTROL => self.paravirt.poll = poll::check(value)?,
+            msr::KVM_ASYNC_PF_EN => self.set_async_pf(value)?,
+            msr::KVM_ASYNC_PF_INT => self.set_async_pf_vector(value)?,
+            msr::KVM_ASYNC_PF_ACK if value & ACKNOWLEDGED != 0 => self.tell_present(),
+            msr::KVM_ASYNC_PF_ACK => {}
             _ => return Err(Gp),
         }
         Ok(())

@@ -212,7 +212,7 @@ impl State {
     }
 
     /// Sleeps until something has been sent to the vCPU.
-    fn sleep(&mut self) -> Result {
+    pub(super) fn sleep(&mut self) -> Result {
         if self.deadline.is_some() {
             self.arm_host_timer();
         }

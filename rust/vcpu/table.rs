@@ -60,6 +60,8 @@ pub(crate) mod news {
     pub(crate) const STEAL: u32 = 1 << 7;
     /// Other vectors than before are watched for their completion.
     pub(crate) const WATCHED: u32 = 1 << 8;
+    /// A page has come that the guest waits for.
+    pub(crate) const PAGE: u32 = 1 << 9;
 }
 
 /// What has been sent to a vCPU and not been taken by it.
@@ -153,6 +155,8 @@ pub(crate) struct VcpuShared {
     /// Where the vCPU's thread is.
     #[pin]
     pub(super) presence: Presence,
+    /// Pages that kernel threads fetch for the vCPU.
+    pub(super) fetches: Atomic<u32>,
 }
 
 impl VcpuShared {
@@ -166,6 +170,7 @@ impl VcpuShared {
                 identity <- new_spinlock_irq!(identity),
                 lint0: Atomic::new(Lint0::Nothing as u32),
                 presence <- Presence::new(),
+                fetches: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
         )

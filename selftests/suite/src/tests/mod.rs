@@ -48,6 +48,7 @@ groups!(
     irq_smp,
     irq_inject,
     pv,
+    pv_async_pf,
     pv_eoi,
     pv_features,
     pv_sched,
