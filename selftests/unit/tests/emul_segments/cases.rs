@@ -231,10 +231,10 @@ impl Draft<'_> {
             5 => (DATA + READABLE as u64)
                 .wrapping_sub(base)
                 .wrapping_add(near),
-            6 => 0xffff + near,
+            6 => near.wrapping_add(0xffff),
             7 if self.is_long() => near ^ 1 << 47,
             7 if flat => near & 0xf,
-            7 => 0xffff_ffff + near,
+            7 => near.wrapping_add(0xffff_ffff),
             8..=10 => DATA - base.min(DATA) + self.rng.below(WRITABLE as u64),
             _ => DATA - base.min(DATA) + aligned % WRITABLE as u64,
         }
