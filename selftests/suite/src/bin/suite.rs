@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use vireo_suite::harness::{run_all, set_env, Env};
 use vireo_suite::tests;
 
-const USAGE: &str = "usage: vireo-suite [--device NODE] [--list] [--quick] [--scale X] [--touch] [FILTER...]
+const USAGE: &str =
+    "usage: vireo-suite [--device NODE] [--list] [--quick] [--scale X] [--touch] [FILTER...]
   --device NODE  the device to test (default /dev/vireo; /dev/kvm is real KVM)
   --list         print the names of the tests
   --quick        a tenth of the rounds of the long tests
