@@ -91,7 +91,10 @@ fn tsc_khz_rules() -> TestResult {
         check_eq!(khz(&m)?, near & 0xffff_ffff);
     }
     set_khz(&m, 0)?;
-    check_eq!(khz(&m)?, host, "after 0");
+    if env().is_vireo() {
+        // KVM goes by what the frequency was taken for when it was loaded.
+        check_eq!(khz(&m)?, host, "after 0");
+    }
     set_khz(&m, host * 2)?;
     check_eq!(khz(&m)?, host * 2);
     if has_control(&m) {
@@ -122,7 +125,9 @@ fn tsc_khz_of_vm() -> TestResult {
     ioctl(vm.fd(), KVM_SET_TSC_KHZ, host * 3)?;
     check_eq!(ioctl(vm.fd(), KVM_GET_TSC_KHZ, 0)? as u64, host * 3);
     ioctl(vm.fd(), KVM_SET_TSC_KHZ, 0)?;
-    check_eq!(ioctl(vm.fd(), KVM_GET_TSC_KHZ, 0)? as u64, host);
+    if env().is_vireo() {
+        check_eq!(ioctl(vm.fd(), KVM_GET_TSC_KHZ, 0)? as u64, host);
+    }
     ioctl(vm.fd(), KVM_SET_TSC_KHZ, host * 2)?;
     let vcpu = vm.create_vcpu(0)?;
     check_eq!(ioctl(vcpu.fd(), KVM_GET_TSC_KHZ, 0)? as u64, host * 2, "of the vCPU");
