@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::pv::{need, AREA};
 use crate::guest::*;
-use crate::harness::{skip, Outcome, TestResult};
+use crate::harness::{env, skip, Outcome, TestResult};
 use crate::host::Mapping;
 use crate::kvm::*;
 use crate::machine::*;
