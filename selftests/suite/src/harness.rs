@@ -199,8 +199,9 @@ pub fn run_all(tests: &[&Test]) -> bool {
         let (number, name) = (i + 1, test.name);
         let mut outcome = run_test(test);
         if let (Err(Outcome::Fail(reason)), true) = (&outcome, is_tcg()) {
-            // QEMU's VMRUN changes a CPU's pending requests without the lock that its timers and other CPUs take for
-            // that (7.2), so that the host's interrupts, kicks and ticks among them, get lost now and then.
+            // At VMRUN QEMU (7.2) forgets that the guest is in STI's shadow, so that an interrupt comes before a HLT
+            // that it should have ended, and changes the CPU's pending requests without the lock that timers and
+            // other CPUs take for that, so that one is lost now and then.
             note(format!(
                 "{name} once more, after: {}",
                 reason.replace('\n', " ")
