@@ -9,12 +9,15 @@
 # A test that is about them says --append mitigations=auto.
 base_cmdline='console=ttyS0,115200 loglevel=5 oops=panic panic=0 tsc=reliable no_timer_check lpj=100000'
 
+# Whether the machine's own processor plays the nested VM's.
+in_hardware() { [ "$icount" = no ] && [ -z "$cpu_model" ] && nests_in_hardware "$backend"; }
+
 # Sets $emulator to the pid and writes to $work only.
 start_emulator() {
 	local cmdline
 	cmdline=$(echo $base_cmdline $append)
 	[[ $append == *mitigations=* ]] || cmdline="$cmdline mitigations=off"
-	if [ "$icount" = no ] && [ -z "$cpu_model" ] && nests_in_hardware "$backend"; then
+	if in_hardware; then
 		start_qemu "$cmdline" kvm host
 		return
 	fi

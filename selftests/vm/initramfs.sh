@@ -74,6 +74,7 @@ make_initramfs() {
 	echo "$interactive" >"$root/vm/interactive"
 	{
 		printf 'exec '
+		! spare_cpu || printf 'taskset -c 1-%d ' "$cpus"
 		for add in "$@"; do quote "$add"; done
 		echo
 	} >"$root/vm/command"

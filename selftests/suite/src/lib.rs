@@ -9,6 +9,7 @@
 mod macros;
 
 pub mod bench;
+pub mod cpus;
 pub mod guest;
 pub mod harness;
 pub mod host;

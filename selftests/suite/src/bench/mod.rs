@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use kvm_bindings as kb;
 
+use crate::cpus::move_to;
 use crate::guest::*;
 use crate::harness::{fail, Outcome};
 use crate::host::Mapping;
@@ -89,7 +90,8 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
         return run(&mut m, row);
     }
     let mut other = m.second(rows::other())?;
-    stay_on_one_cpu();
+    // This thread, and those that it starts.
+    move_to(0, 0);
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| other.run());
         while m.data(8) == 0 {
@@ -105,16 +107,6 @@ pub fn measure(device: &'static str, row: &Row) -> Result<Option<u64>, Outcome> 
             exit => fail(format!("{}: the other vCPU: {exit:?}", row.name)),
         }
     })
-}
-
-/// This thread, and those that it starts, stay on the first CPU.
-fn stay_on_one_cpu() {
-    // SAFETY: a set of CPUs is plain data, empty when zero.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(0, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &set);
-    }
 }
 
 /// What the guest has measured when it is done; `None` when the node does not have the operation.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::entry_state::{take_turns, turn_code};
+use crate::cpus::move_to;
 use crate::harness::{env, skip, Outcome, TestResult};
 use crate::host::{alarm, catch_signal, Random};
 
@@ -117,20 +118,11 @@ fn coexist_two_vms_memory() -> TestResult {
     memory_turns(&mut machines, env().rounds(200))
 }
 
-/// Keeps this thread on one processor, so that the machines follow each other there.
-fn pin() {
-    // SAFETY: a set with processor 0 for this thread.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(0, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
-    }
-}
-
 /// A guest of KVM and one of ours alternate on one processor: MSRs, DR0, CR2 and XMM7 stay.
 fn coexist_kvm_turns() -> TestResult {
     need_kvm()?;
-    pin();
+    // The machines follow each other on one processor.
+    move_to(0, 0);
     let mut machines = [Machine::long(turn_code())?, kvm_machine(turn_code())?];
     take_turns(&mut machines, env().rounds(400), |round| round)
 }
@@ -138,7 +130,8 @@ fn coexist_kvm_turns() -> TestResult {
 /// Two of each in random order, with signals between.
 fn coexist_kvm_random() -> TestResult {
     need_kvm()?;
-    pin();
+    // The machines follow each other on one processor.
+    move_to(0, 0);
     let mut machines = [
         Machine::long(turn_code())?,
         kvm_machine(turn_code())?,
@@ -163,7 +156,8 @@ fn coexist_kvm_threads() -> TestResult {
 /// The same guest addresses under equal TLB tags must not be mixed up between the two.
 fn coexist_kvm_same_addresses() -> TestResult {
     need_kvm()?;
-    pin();
+    // The machines follow each other on one processor.
+    move_to(0, 0);
     let mut machines = [Machine::long(memory_turn())?, kvm_machine(memory_turn())?];
     memory_turns(&mut machines, env().rounds(300))
 }

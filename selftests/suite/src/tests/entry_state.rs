@@ -5,12 +5,12 @@ use std::fs::{File, OpenOptions};
 use std::ops::ControlFlow::Continue;
 use std::os::unix::fs::FileExt;
 
+use crate::cpus::{move_to, usable};
 use crate::guest::*;
 use crate::harness::{skip, Outcome, TestResult};
 use crate::host::Random;
 use crate::machine::*;
 
-use super::life_cpus::move_to;
 
 tests!(
     entry_syscall_sysret,
@@ -235,9 +235,8 @@ fn entry_host_msrs_survive() -> TestResult {
         0x174, 0x175, 0x176, 0x1d9, 0x277, 0xc000_0080, 0xc000_0081, 0xc000_0082, 0xc000_0083,
         0xc000_0084, 0xc000_0103,
     ];
-    let cpu = 0;
-    move_to(0, cpu);
-    let host = HostMsrs::open(cpu)?;
+    move_to(0, 0);
+    let host = HostMsrs::open(usable()[0])?;
     // The emulators forget what is written there; a processor does not.
     let debugctl = host.read(DEBUGCTL).unwrap_or(0);
     host.write(DEBUGCTL, debugctl | BRANCH_TRAP);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings as kb;
 
+use crate::cpus::move_to;
 use crate::guest::*;
 use crate::harness::{env, fail, Outcome, TestResult};
 use crate::host::Mapping;
@@ -92,16 +93,6 @@ fn seen(mem: &Mapping, index: usize) -> u64 {
     SEEN.iter().map(|base| mem.get(base + index as u64 * 8)).max().unwrap_or(0)
 }
 
-/// Moves the thread `tid` to the processor `cpu`, if there is such a one.
-fn move_to(tid: i32, cpu: usize) {
-    // SAFETY: a set of CPUs is plain data, empty when zero.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(tid, size_of_val(&set), &set);
-    }
-}
-
 /// Runs `vcpu` to its end on a thread whose number goes to `tid`.
 fn run(vcpu: &mut Vcpu, tid: &AtomicI32) -> Result<Exit> {
     // SAFETY: has no argument.
@@ -136,7 +127,6 @@ fn irq_load_irqfd() -> TestResult {
     m.vm.irqfd(events[2].as_raw_fd(), LINE, kb::KVM_IRQFD_FLAG_RESAMPLE, again.as_raw_fd())?;
     let Machine { mut vcpu, vm, mem, .. } = m;
     let tids = [AtomicI32::new(0), AtomicI32::new(0)];
-    let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
     let exits = std::thread::scope(|scope| -> std::result::Result<_, Outcome> {
         let threads = [
             scope.spawn(|| run(&mut vcpu, &tids[0])),
@@ -161,7 +151,7 @@ fn irq_load_irqfd() -> TestResult {
                 for (place, tid) in tids.iter().enumerate() {
                     let tid = tid.load(SeqCst);
                     if tid != 0 {
-                        move_to(tid, (round as usize / 64 + place) % processors);
+                        move_to(tid, round as usize / 64 + place);
                     }
                 }
                 // The guest gets a turn where there is one processor only.

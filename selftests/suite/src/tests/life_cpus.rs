@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::entry_state::{take_turns, turn_code};
+use crate::cpus::{move_to, usable};
 use crate::harness::{env, fail, skip, Outcome, TestResult};
 use crate::host::{alarm, catch_signal};
 use crate::kvm::{ioctl, Errno, KVM_RUN};
@@ -18,24 +19,8 @@ tests!(
     life_processor_offline = 60,
 );
 
-/// The number of processors that this machine has.
-fn processors() -> usize {
-    // SAFETY: no arguments that could be wrong.
-    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) as usize }
-}
-
-/// Moves thread `tid` (0: this one) to processor `cpu`.
-pub(super) fn move_to(tid: i32, cpu: usize) {
-    // SAFETY: a local set.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &set);
-    }
-}
-
 fn need_two() -> TestResult {
-    if processors() < 2 {
+    if usable().len() < 2 {
         return skip("one processor only");
     }
     Ok(())
@@ -49,7 +34,7 @@ fn life_migrate_between_runs() -> TestResult {
         machines.push(Machine::long(turn_code())?);
     }
     take_turns(&mut machines, env().rounds(200), |round| {
-        move_to(0, (round / 2 % 2) as usize);
+        move_to(0, round as usize / 2);
         round
     })
 }
@@ -76,11 +61,12 @@ fn life_migrate_while_running() -> TestResult {
     let done = AtomicBool::new(false);
     let regs = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut cpu = 0;
-            while !done.load(Ordering::Relaxed) {
-                cpu ^= 1;
-                move_to(tid, cpu);
+            for nth in 0.. {
+                move_to(tid, nth);
                 std::thread::sleep(Duration::from_micros(500));
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
             }
         });
         let regs = m.run_done();
@@ -163,23 +149,24 @@ fn life_ioctls_while_running() -> TestResult {
 /// A processor goes offline and comes back while machines live and run.
 fn life_processor_offline() -> TestResult {
     need_two()?;
-    const SWITCH: &str = "/sys/devices/system/cpu/cpu1/online";
-    if !std::path::Path::new(SWITCH).exists() {
-        return skip("processor 1 cannot go offline");
+    let switch = format!("/sys/devices/system/cpu/cpu{}/online", usable()[1]);
+    if !std::path::Path::new(&switch).exists() {
+        return skip("the processor cannot go offline");
     }
     catch_signal(libc::SIGALRM);
     let mut m = Machine::irqchip(cpus_spin())?;
     for _ in 0..env().rounds(2) {
         move_to(0, 1);
         run_for(&mut m, 5)?;
-        if std::fs::write(SWITCH, "0").is_err() {
-            return skip("processor 1 does not go offline");
+        if std::fs::write(&switch, "0").is_err() {
+            return skip("the processor does not go offline");
         }
         // The state was left on the processor that is gone.
+        move_to(0, 0);
         run_for(&mut m, 5)?;
         let mut fresh = Machine::long(cpus_count())?;
         fresh.run_sync()?;
-        std::fs::write(SWITCH, "1").map_err(|error| Outcome::Fail(error.to_string()))?;
+        std::fs::write(&switch, "1").map_err(|error| Outcome::Fail(error.to_string()))?;
         move_to(0, 1);
         run_for(&mut m, 5)?;
         fresh.run_sync()?;

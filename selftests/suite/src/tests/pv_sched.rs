@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::pv::{call, caller, need, second, AREA};
+use crate::cpus::move_to;
 use crate::guest::*;
 use crate::harness::{env, skip, TestResult};
 use crate::kvm::*;
@@ -181,18 +182,10 @@ fn pv_spin() -> TestResult {
     let mut regs = m.vcpu.regs()?;
     (regs.rsi, regs.rsp) = (1, STACK - 0x2000);
     other.set_regs(&regs)?;
-    let pin = || {
-        // SAFETY: a set of CPUs on the stack, for this thread.
-        unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(0, &mut set);
-            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
-        }
-    };
     let start = Instant::now();
     std::thread::scope(|scope| -> TestResult {
         let run = |vcpu: &mut Vcpu| {
-            pin();
+            move_to(0, 0);
             vcpu.run()
         };
         let threads = [&mut m.vcpu, &mut other].map(|vcpu| scope.spawn(move || run(vcpu)));

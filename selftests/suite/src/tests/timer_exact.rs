@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::cpus::move_to;
 use crate::guest::*;
 use crate::harness::{note, skip, Outcome, TestResult};
 use crate::kvm::{ioctl, KVM_GET_TSC_KHZ};
@@ -24,16 +25,11 @@ const MS: u64 = 1_000_000;
 fn in_a_bustle<T>(body: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     // SAFETY: takes no arguments and cannot fail.
-    let (thread, cpus) = unsafe { (libc::gettid(), libc::sysconf(libc::_SC_NPROCESSORS_ONLN)) };
+    let thread = unsafe { libc::gettid() };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for cpu in (0..cpus.max(1) as usize).cycle() {
-                // SAFETY: reads a local set.
-                unsafe {
-                    let mut set: libc::cpu_set_t = std::mem::zeroed();
-                    libc::CPU_SET(cpu, &mut set);
-                    libc::sched_setaffinity(thread, size_of_val(&set), &set);
-                }
+            for nth in 0.. {
+                move_to(thread, nth);
                 std::thread::sleep(Duration::from_millis(1));
                 if over.load(Relaxed) {
                     break;
