@@ -16,13 +16,12 @@ use super::x86::SegReg;
 /// A reason to leave the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    // The first two are those of which the host may have to be told: one comparison finds them.
     /// An interrupt for the host. Whether it has been acknowledged is the backend's choice.
     ExternalInterrupt,
-    /// An exception that is intercepted.
-    Exception(TrappedException),
     /// An NMI for the host.
     Nmi,
+    /// An exception that is intercepted.
+    Exception(TrappedException),
     /// The guest shut down.
     TripleFault,
     /// An INIT signal for the host.

@@ -290,8 +290,15 @@ impl State {
             unsafe { cpu::xsetbv(host_xcr0) };
         }
         self.shared.timer.waiter.left();
-        if let Exit::ExternalInterrupt | Exit::Exception(_) = left.exit {
-            self.tell_host(&irq, &left.exit);
+        if let Exit::Exception(trapped) = &left.exit {
+            if trapped.exception.vector == vector::MC {
+                cpu::machine_check(&irq);
+            }
+        }
+        if let Exit::ExternalInterrupt = left.exit {
+            if let Some(vector) = self.backend.acknowledged_interrupt(&irq) {
+                cpu::deliver_interrupt(&irq, vector);
+            }
         }
         irq.open();
         if let (Some(tpr), Some(lapic)) = (left.tpr, &mut self.lapic) {
@@ -304,21 +311,6 @@ impl State {
             self.events.requeue(event);
         }
         Some(left)
-    }
-
-    /// The host hears of what was for it and has been taken from it by the exit.
-    fn tell_host(&mut self, irq: &IrqOff, exit: &Exit) {
-        match exit {
-            Exit::Exception(trapped) if trapped.exception.vector == vector::MC => {
-                cpu::machine_check(irq);
-            }
-            Exit::ExternalInterrupt => {
-                if let Some(vector) = self.backend.acknowledged_interrupt(irq) {
-                    cpu::deliver_interrupt(irq, vector);
-                }
-            }
-            _ => {}
-        }
     }
 
     /// There is something to see to before the guest can be entered. The compiler learns here which way is rare.
