@@ -313,6 +313,10 @@ operations! {
     /// completion must exit.
     fn hand_over_interrupts(&mut self, irq: &IrqOff, status: u16, exits: Option<[u64; 4]>);
 
+    /// Returns the vector of the interrupt by which the guest has just been left, if the exit has acknowledged
+    /// it: the host must be told then.
+    fn acknowledged_interrupt(&mut self, irq: &IrqOff) -> Option<u8>;
+
     /// Writes the VMCS or VMCB to the kernel log.
     fn dump(&mut self);
 }

@@ -72,6 +72,10 @@ module! {
             default: 1,
             description: "Let the CPU virtualise the x2APIC's registers, where it can and virtual_interrupts is on (VMX)",
         },
+        posted_interrupts: u8 {
+            default: 0,
+            description: "Post interrupts to running vCPUs without an exit, where the CPU can and virtual_interrupts is on (VMX)",
+        },
         preemption_timer: u8 {
             default: 1,
             description: "Use the VMX-preemption timer for the guests' APIC timers, where the CPU can (VMX)",

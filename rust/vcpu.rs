@@ -56,6 +56,7 @@ mod cpuid_glue;
 mod inject;
 mod msr_glue;
 pub(crate) mod paravirt;
+pub(crate) mod posted;
 mod presence;
 mod regs;
 mod reset;

@@ -54,6 +54,13 @@ impl Drop for IrqOff {
     }
 }
 
+/// Delivers an interrupt to the host that the guest's exit has acknowledged. Soft interrupts may follow, in which
+/// interrupts are on: everything on the CPU must be the host's again.
+pub(crate) fn deliver_interrupt(_irq: &IrqOff, vector: u8) {
+    // SAFETY: Interrupts are off, and the CPU has no other way left to hear of this one.
+    unsafe { b::vireo_deliver_interrupt(vector) };
+}
+
 /// Returns the number of the CPU that runs this code; stable under `_irq`.
 #[inline(always)]
 pub(crate) fn this_cpu(_irq: &IrqOff) -> i32 {

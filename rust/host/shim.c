@@ -23,6 +23,7 @@
 #include <linux/uaccess.h>
 #include <linux/vtime.h>
 #include <trace/events/ipi.h>
+#include <asm/apic.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/debugreg.h>
 #include <asm/desc.h>
@@ -87,6 +88,12 @@ static __always_inline void vireo_deliver_nmi(void)
 	instrumentation_begin();
 	x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
 	instrumentation_end();
+}
+
+/* Interrupts are off: an interrupt that the VM exit has acknowledged is delivered to the host here. */
+void vireo_deliver_interrupt(u8 vector)
+{
+	x86_entry_from_kvm(EVENT_TYPE_EXTINT, vector);
 }
 
 void vireo_host_save(struct vireo_host_state *state)
@@ -662,6 +669,13 @@ void vireo_kick_cpu(int cpu)
 {
 	if (cpu_online(cpu))
 		smp_send_reschedule(cpu);
+}
+
+/* Has the guest that runs on @cpu take what has been posted to it. */
+void vireo_notify_posted(int cpu)
+{
+	if (cpu_online(cpu))
+		__apic_send_IPI_mask(cpumask_of(cpu), POSTED_INTR_VECTOR);
 }
 
 static void vireo_nop(void *unused)

@@ -16,6 +16,7 @@
 #include <linux/mm_types.h>
 #include <linux/rcuwait.h>
 #include <linux/signal_types.h>
+#include <asm/irq_vectors.h>
 #include <asm/segment.h>
 
 /* The guest's registers that VM entry and exit do not switch, in hardware order (RAX, RCX, RDX, ...). */
@@ -46,6 +47,13 @@ struct vireo_cpu_state {
 static const u32 VIREO_KERNEL_CS = __KERNEL_CS;
 static const u32 VIREO_KERNEL_DS = __KERNEL_DS;
 static const u32 VIREO_KERNEL_TSS = GDT_ENTRY_TSS * 8;
+
+/* The vector that notifies a guest of posted interrupts, or 0 where the host does not handle it. */
+#if IS_ENABLED(CONFIG_KVM)
+static const u32 VIREO_POSTED_VECTOR = POSTED_INTR_VECTOR;
+#else
+static const u32 VIREO_POSTED_VECTOR;
+#endif
 
 bool vireo_cpu_has_vmx(void);
 bool vireo_cpu_has_svm(void);
@@ -80,6 +88,7 @@ int vireo_enter_vmx(struct vireo_regs *regs, u32 *reason);
 int vireo_enter_svm(struct vireo_regs *regs, u64 vmcb, u64 host);
 void vireo_svm_flush(u64 vmcb);
 void vireo_irq_window(void);
+void vireo_deliver_interrupt(u8 vector);
 void vireo_machine_check(void);
 void vireo_vmx_exit(void);
 
@@ -139,6 +148,7 @@ struct vireo_moment {
 void vireo_now(struct vireo_moment *moment);
 u64 vireo_run_delay(void);
 void vireo_kick_cpu(int cpu);
+void vireo_notify_posted(int cpu);
 void vireo_call_on_cpu(int cpu);
 
 #endif /* __ASSEMBLER__ */

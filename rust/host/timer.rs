@@ -248,6 +248,23 @@ impl Waiter {
         }
     }
 
+    /// Whether the vCPU is in the guest or about to enter. A hint: the full answer is [`Waiter::notify`].
+    #[inline(always)]
+    pub(crate) fn is_in_guest(&self) -> bool {
+        atomic::read(&self.in_guest) >= 0
+    }
+
+    /// Notifies the guest of what has been posted to it, if the vCPU is in the guest or about to enter;
+    /// returns whether it is. A full barrier must stand between the posting and the call. Any context.
+    pub(crate) fn notify(&self) -> bool {
+        let cpu = self.in_guest.load(Relaxed);
+        if cpu >= 0 {
+            // SAFETY: Any context; the CPU existed when the vCPU ran on it.
+            unsafe { b::vireo_notify_posted(cpu) };
+        }
+        cpu >= 0
+    }
+
     /// Returns when the vCPU is not in the guest, or has left it since the call began.
     pub(crate) fn wait_until_out(&self) {
         smp_mb(Full);

@@ -108,6 +108,7 @@ impl State {
                     }
                 }
             }
+            self.take_posted();
         }
         if bits & news::EXTINT != 0 {
             self.extint = true;
@@ -305,8 +306,12 @@ impl State {
         if self.apic_mode == (mode, enabled) {
             return;
         }
+        self.shared.posted.set_active(false);
         self.take_apic_back();
+        self.take_posted();
         self.apic_help = self.backend.set_apic_mode(mode, enabled);
+        let posts = self.apic_help == ApicHelp::Interrupts;
+        self.shared.posted.set_active(posts);
         if mode != Mode::Xapic {
             self.vm
                 .memory()
@@ -341,6 +346,10 @@ impl State {
         };
         let tpr = lapic.tpr();
         if self.apic_help == ApicHelp::Interrupts {
+            if self.shared.posted.is_outstanding() {
+                self.take_apic_back();
+                self.take_posted();
+            }
             if !self.apic_away {
                 self.hand_over_interrupts(irq);
             }
@@ -385,6 +394,20 @@ impl State {
         self.apic_away = false;
         if let (Some(page), Some(lapic)) = (self.backend.apic_page(), &mut self.lapic) {
             lapic.adopt(|offset| page.read(offset as u16));
+        }
+        if self.shared.posted.is_active() {
+            self.shared.posted.before_taking();
+            self.take_posted();
+        }
+    }
+
+    /// Moves what others have posted to the processor, and it has not taken, into the APIC, which must be here.
+    fn take_posted(&mut self) {
+        let (Some(posted), Some(lapic)) = (self.shared.posted.take(), &mut self.lapic) else {
+            return;
+        };
+        for (word, requests) in posted.into_iter().enumerate() {
+            lapic.accept_word(word, requests, 0);
         }
     }
 

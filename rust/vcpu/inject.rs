@@ -50,6 +50,7 @@ impl State {
     pub(crate) fn may_repeat(&self) -> bool {
         self.events.is_idle()
             && self.shared.inbox().is_empty()
+            && !self.shared.posted.is_outstanding()
             && !self.shared.timer.has_fired()
             && self.deadline.is_none_or(|deadline| cpu::rdtsc() < deadline)
             && !crate::host::sched::exit_work_pending()

@@ -289,12 +289,17 @@ impl State {
             // SAFETY: The host's own value.
             unsafe { cpu::xsetbv(host_xcr0) };
         }
+        self.shared.timer.waiter.left();
         if let Exit::Exception(trapped) = &left.exit {
             if trapped.exception.vector == vector::MC {
                 cpu::machine_check(&irq);
             }
         }
-        self.shared.timer.waiter.left();
+        if let Exit::ExternalInterrupt = left.exit {
+            if let Some(vector) = self.backend.acknowledged_interrupt(&irq) {
+                cpu::deliver_interrupt(&irq, vector);
+            }
+        }
         irq.open();
         if let (Some(tpr), Some(lapic)) = (left.tpr, &mut self.lapic) {
             lapic.set_tpr(tpr);

@@ -17,7 +17,10 @@ use kernel::{
     }, //
 };
 
-use super::presence::Presence;
+use super::{
+    posted::Posted,
+    presence::Presence, //
+};
 use crate::{
     host::{
         atomic,
@@ -26,6 +29,7 @@ use crate::{
     },
     model::{
         apic::{
+            posted::may_carry,
             Identity,
             Lint0, //
         },
@@ -72,7 +76,7 @@ pub(crate) struct Inbox {
     start_vector: Atomic<u32>,
 }
 
-fn set_bits(word: &Atomic<u64>, bits: u64) {
+pub(super) fn set_bits(word: &Atomic<u64>, bits: u64) {
     let mut old = word.load(Relaxed);
     while let Err(now) = word.cmpxchg(old, old | bits, Full) {
         old = now;
@@ -155,6 +159,8 @@ pub(crate) struct VcpuShared {
     /// Where the vCPU's thread is.
     #[pin]
     pub(super) presence: Presence,
+    /// Interrupts that the processor takes from others while the guest runs.
+    pub(crate) posted: Posted,
     /// Pages that kernel threads fetch for the vCPU.
     pub(super) fetches: Atomic<u32>,
 }
@@ -170,6 +176,7 @@ impl VcpuShared {
                 identity <- new_spinlock_irq!(identity),
                 lint0: Atomic::new(Lint0::Nothing as u32),
                 presence <- Presence::new(),
+                posted: Posted::new(),
                 fetches: Atomic::new(0),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -216,6 +223,12 @@ impl VcpuShared {
         if let (Some(requests), Some(level)) =
             (self.inbox.requests.get(word), self.inbox.level.get(word))
         {
+            if self.posted.is_active() && self.timer.waiter.is_in_guest() {
+                let was_level = level.load(Relaxed) & bit != 0;
+                if may_carry(vector, trigger, was_level) && self.post_to_guest(vector) {
+                    return;
+                }
+            }
             if trigger.is_level() {
                 set_bits(level, bit);
             } else {
@@ -224,6 +237,23 @@ impl VcpuShared {
             set_bits(requests, bit);
         }
         self.tell(news::INTERRUPT);
+    }
+
+    /// Posts a vector to the processor that runs the guest, or is about to. `false` when there is no descriptor.
+    ///
+    /// Whether the guest is still there is asked once the request is in the descriptor. If it is, it is
+    /// notified; and should it have left by the time the notification arrives, which the host takes then, it
+    /// finds the request before it enters again, or when its APIC is looked at. If it is not there, or its
+    /// processor does not take posted interrupts any more, it is told as of any other interrupt. See
+    /// [`Posted`] for the receiver's side.
+    fn post_to_guest(&self, vector: u8) -> bool {
+        let Some(first) = self.posted.request(vector) else {
+            return false;
+        };
+        if first && !(self.posted.is_active() && self.timer.waiter.notify()) {
+            self.tell(news::INTERRUPT);
+        }
+        true
     }
 
     /// Sends a start-up IPI. Any context.

@@ -165,6 +165,9 @@ fn options() -> Options {
         apic_registers: on(module_parameters::apic_registers.value()),
         virtual_interrupts: on(module_parameters::virtual_interrupts.value()),
         x2apic: on(module_parameters::x2apic_registers.value()),
+        // The host has no handler for the vector unless it is configured for KVM.
+        posted_interrupts: on(module_parameters::posted_interrupts.value())
+            && b::VIREO_POSTED_VECTOR != 0,
         ..Options::default()
     }
 }

@@ -40,7 +40,12 @@ use crate::{
         },
         pt::ept,
         vmx::{
-            ctls::{self, pin, primary},
+            ctls::{
+                self,
+                pin,
+                primary,
+                ApicMode, //
+            },
             event::{
                 Injection,
                 InterruptionInfo, //
@@ -89,7 +94,8 @@ pub(crate) struct VmxVcpu {
     has_apic: bool,
     /// The preemption timer is on.
     timer_on: bool,
-    /// The current values of controls that change.
+    /// The current values of controls that change; the preemption timer is not among them.
+    pin: u32,
     primary: u32,
     entry_controls: u32,
     eptp: u64,
@@ -160,6 +166,11 @@ impl VmxVcpu {
             let irq = IrqOff::new();
             VmxState::new(vmx, page, &irq)?
         };
+        let descriptor = if has_apic && vmx.controls.features.posted_interrupts {
+            Some(shared.posted.create()?)
+        } else {
+            None
+        };
         let state = KBox::pin_init(Loaded::new(state, shared), GFP_KERNEL)?;
         let mut controls = vmx.controls.primary;
         if !has_apic && vmx.controls.features.tpr_shadow {
@@ -172,6 +183,7 @@ impl VmxVcpu {
             vapic,
             has_apic: has_apic && vmx.controls.features.tpr_shadow,
             timer_on: false,
+            pin: vmx.controls.pin_for(ApicMode::Disabled),
             primary: controls,
             entry_controls: vmx.controls.entry,
             eptp,
@@ -186,6 +198,16 @@ impl VmxVcpu {
             eoi_exits: [0; 4],
         };
         this.init_vmcs();
+        if let Some(descriptor) = descriptor {
+            // It lives as long as `shared`, which `state` keeps.
+            this.with(|vmcs| {
+                vmcs.write(
+                    field::POSTED_INTERRUPT_VECTOR,
+                    b::VIREO_POSTED_VECTOR as u16,
+                );
+                vmcs.write(field::POSTED_INTERRUPT_DESCRIPTOR, descriptor.raw());
+            });
+        }
         if let (Some(page), true) = (apic, this.virtualizes_apic()) {
             this.with(|vmcs| vmcs.write(field::APIC_ACCESS_ADDRESS, page.raw()));
         }
@@ -205,14 +227,11 @@ impl VmxVcpu {
         let vmx = self.vmx;
         let controls = &vmx.controls;
         let features = &controls.features;
-        let (primary, eptp, vpid) = (self.primary, self.eptp, self.vpid);
+        let (pin, primary, eptp, vpid) = (self.pin, self.primary, self.eptp, self.vpid);
         let (cr0_mask, cr4_mask) = (self.cr0_mask, self.cr4_mask);
         let vapic = self.vapic.hpa();
         self.with(|vmcs| {
-            vmcs.write(
-                field::PIN_BASED_CONTROLS,
-                controls.pin & !pin::PREEMPTION_TIMER,
-            );
+            vmcs.write(field::PIN_BASED_CONTROLS, pin);
             vmcs.write(field::PRIMARY_CONTROLS, primary);
             vmcs.write(field::SECONDARY_CONTROLS, controls.secondary);
             vmcs.write(field::EXIT_CONTROLS, controls.exit);
@@ -320,7 +339,7 @@ impl VmxVcpu {
             }
             let mut vmcs = state.vmcs(irq);
             if timer_on || timer_was_on {
-                set_deadline(&mut vmcs, vmx, entry.deadline, timer_was_on);
+                set_deadline(&mut vmcs, vmx, self.pin, entry.deadline, timer_was_on);
             }
             if let Some(event) = entry.inject {
                 inject(&mut vmcs, event);
@@ -411,10 +430,16 @@ fn after_instruction(vmcs: &mut CurrentVmcs<'_>) -> bool {
     vmcs.read(field::GUEST_RFLAGS) & rflags::TF != 0
 }
 
-/// Has the guest's run end when the TSC reaches `deadline` (section 26.5.1).
+/// Has the guest's run end when the TSC reaches `deadline` (section 26.5.1). `base` are the pin-based controls
+/// without the timer.
 #[inline]
-fn set_deadline(vmcs: &mut CurrentVmcs<'_>, vmx: &Vmx, deadline: Option<u64>, was_on: bool) {
-    let base = vmx.controls.pin & !pin::PREEMPTION_TIMER;
+fn set_deadline(
+    vmcs: &mut CurrentVmcs<'_>,
+    vmx: &Vmx,
+    base: u32,
+    deadline: Option<u64>,
+    was_on: bool,
+) {
     let (Some(deadline), Some(shift)) = (deadline, vmx.controls.features.preemption_timer) else {
         vmcs.write(field::PIN_BASED_CONTROLS, base);
         return;

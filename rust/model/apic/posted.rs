@@ -12,6 +12,7 @@
 //! clears the notification and then takes the requests.
 
 use super::vectors::WORDS;
+use crate::model::msi::Trigger;
 
 /// Bytes of a descriptor, and its alignment.
 pub const DESCRIPTOR_BYTES: usize = 64;
@@ -33,9 +34,21 @@ const DEST: u64 = 0xffff_ffff << DEST_SHIFT;
 /// In xAPIC mode the 8-bit ID is in bits 15:8 of the destination.
 const XAPIC_DEST_SHIFT: u32 = 8;
 
+/// Vectors 0 to 15 are illegal.
+const FIRST_LEGAL: u8 = 16;
+
 /// Returns the word of the requests (PIR), 0 to 3, and the bit in it that stand for `vector`.
 pub const fn word_and_bit(vector: u8) -> (usize, u64) {
     ((vector >> 6) as usize, 1 << (vector & 63))
+}
+
+/// Returns whether an interrupt may go by the descriptor, which holds no more than vectors.
+///
+/// The processor turns a request into a pending bit of IRR and leaves TMR as it is: what is level triggered, or
+/// follows an interrupt that was (`was_level`), changes TMR, and an illegal vector is reported. The APIC does
+/// that, SDM vol. 3, "Posted-Interrupt Processing" and "Error Handling".
+pub const fn may_carry(vector: u8, trigger: Trigger, was_level: bool) -> bool {
+    vector >= FIRST_LEGAL && !trigger.is_level() && !was_level
 }
 
 /// Where notifications go.
@@ -156,6 +169,13 @@ mod tests {
         assert_eq!((word.vector(), word.destination()), (0xf2, 0x1_0203));
         assert_eq!(word_and_bit(0xff), (3, 1 << 63));
         assert_eq!(CONTROL_WORD * 8, 32);
+    }
+
+    #[test]
+    fn what_changes_more_than_irr_goes_another_way() {
+        assert!(may_carry(16, Trigger::Edge, false) && may_carry(255, Trigger::Edge, false));
+        assert!(!may_carry(15, Trigger::Edge, false));
+        assert!(!may_carry(16, Trigger::Level, false) && !may_carry(16, Trigger::Edge, true));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!
 //! They are not part of the base values: interrupt window, NMI window, preemption timer (with its
 //! exit control), monitor trap flag, IA-32e mode guest, and how APIC accesses are virtualised
-//! ([`Controls::secondary_for`]). MOV-DR exiting is on in the base value and may be turned off while
+//! ([`Controls::secondary_for`], [`Controls::pin_for`]). MOV-DR exiting is on in the base value and may be turned off while
 //! the guest owns the debug registers.
 //!
 //! # EFER and PAT
@@ -57,6 +57,8 @@ pub struct Options {
     pub virtual_interrupts: bool,
     /// Virtualise the x2APIC's MSRs; needs the delivery of virtual interrupts.
     pub x2apic: bool,
+    /// Process posted interrupts; needs the delivery of virtual interrupts.
+    pub posted_interrupts: bool,
     /// Use the VMX-preemption timer.
     pub preemption_timer: bool,
     /// Exit on a loop of PAUSEs.
@@ -88,6 +90,7 @@ impl Options {
         apic_registers: false,
         virtual_interrupts: false,
         x2apic: false,
+        posted_interrupts: false,
         preemption_timer: false,
         pause_loop: false,
         tsc_scaling: false,
@@ -151,6 +154,9 @@ pub struct Features {
     pub apic_registers: bool,
     /// Virtual interrupts are delivered by the processor.
     pub virtual_interrupts: bool,
+    /// Posted interrupts are processed where virtual interrupts are delivered: the notification vector and
+    /// the descriptor's address exist and must be set.
+    pub posted_interrupts: bool,
     /// The preemption timer counts once in `1 << shift` TSC ticks; `None` without the timer.
     pub preemption_timer: Option<u32>,
     /// The preemption timer's value can be saved at exits.
@@ -239,6 +245,16 @@ impl Controls {
                 }
                 _ => 0,
             }
+    }
+
+    /// Returns the pin-based controls for a guest whose local APIC is in `mode`, with the preemption timer
+    /// off.
+    ///
+    /// Posted interrupts may be processed only where virtual interrupts are delivered (section 27.2.1.1).
+    pub const fn pin_for(&self, mode: ApicMode) -> u32 {
+        let delivers = self.secondary_for(mode) & secondary::VIRTUAL_INTERRUPT_DELIVERY != 0;
+        let posted = delivers && self.features.posted_interrupts;
+        self.pin & !pin::PREEMPTION_TIMER | bit_if(posted, pin::POSTED_INTERRUPTS)
     }
 }
 
@@ -405,6 +421,13 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
     let x2apic =
         virtual_interrupts && options.x2apic && secondary.may_set(secondary::VIRTUALIZE_X2APIC);
 
+    // The processor takes the notification out of the local APIC by itself, so that the exit must do the same
+    // with the other interrupts (section 27.2.1.1).
+    let posted_interrupts = virtual_interrupts
+        && options.posted_interrupts
+        && msrs.pin().may_set(pin::POSTED_INTERRUPTS)
+        && msrs.exit_controls().may_set(exit::ACKNOWLEDGE_INTERRUPT);
+
     let preemption_timer = (options.preemption_timer && msrs.pin().may_set(pin::PREEMPTION_TIMER))
         .then_some((msrs.misc & misc::PREEMPTION_TIMER_SHIFT_MASK) as u32);
     let msr_list = (msrs.misc >> misc::MSR_LIST_SHIFT & misc::MSR_LIST_MASK) as u32;
@@ -423,6 +446,7 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
         x2apic,
         apic_registers,
         virtual_interrupts,
+        posted_interrupts,
         preemption_timer,
         save_preemption_timer: preemption_timer.is_some()
             && msrs.exit_controls().may_set(exit::SAVE_PREEMPTION_TIMER),
@@ -434,7 +458,7 @@ fn select(msrs: &CapabilityMsrs, options: &Options) -> Features {
         wbinvd_exiting: options.wbinvd_exiting && secondary.may_set(secondary::WBINVD_EXITING),
         encls_exiting: secondary.may_set(secondary::ENCLS_EXITING),
         monitor_trap_flag: msrs.primary().may_set(primary::MONITOR_TRAP_FLAG),
-        acknowledge_interrupt: options.acknowledge_interrupt
+        acknowledge_interrupt: (options.acknowledge_interrupt || posted_interrupts)
             && msrs.exit_controls().may_set(exit::ACKNOWLEDGE_INTERRUPT),
         ept_advanced_information: msrs.ept_vpid_has(ept_vpid::ADVANCED_INFORMATION),
         zero_length_injection: msrs.misc & misc::ZERO_LENGTH_INJECTION != 0,

@@ -65,6 +65,16 @@ impl InterruptionInfo {
         self.0 & (VALID | TYPE_MASK << TYPE_SHIFT) == VALID | TYPE_NMI << TYPE_SHIFT
     }
 
+    /// Returns the vector of the external interrupt that an exit has acknowledged (section 28.2.2).
+    #[inline]
+    pub const fn external_interrupt(self) -> Option<u8> {
+        if self.0 & (VALID | TYPE_MASK << TYPE_SHIFT) == VALID | TYPE_INTERRUPT << TYPE_SHIFT {
+            Some(self.vector())
+        } else {
+            None
+        }
+    }
+
     /// Returns the kind of event, or `None` for the types that are not events.
     #[inline]
     pub const fn kind(self) -> Option<EventKind> {

@@ -371,6 +371,11 @@ impl BackendVcpu for SvmVcpu {
 
     fn hand_over_interrupts(&mut self, _irq: &IrqOff, _status: u16, _exits: Option<[u64; 4]>) {}
 
+    // The interrupt is pending still.
+    fn acknowledged_interrupt(&mut self, _irq: &IrqOff) -> Option<u8> {
+        None
+    }
+
     #[cold]
     fn dump(&mut self) {
         let Vmcb { control, save } = self.vmcb.vmcb();

@@ -41,9 +41,11 @@ use crate::{
             cr,
             ctls::{
                 self,
+                pin,
                 primary,
                 ApicMode, //
             },
+            event::InterruptionInfo,
             field::{
                 self,
                 Field, //
@@ -414,7 +416,15 @@ impl BackendVcpu for VmxVcpu {
             &vmx.msr_bitmap
         };
         let (secondary, bitmap) = (vmx.controls.secondary_for(mode), bitmap.hpa().raw());
+        self.pin = vmx.controls.pin_for(mode);
+        let timer = if self.timer_on {
+            pin::PREEMPTION_TIMER
+        } else {
+            0
+        };
+        let pin = self.pin | timer;
         self.with(|vmcs| {
+            vmcs.write(field::PIN_BASED_CONTROLS, pin);
             vmcs.write(field::SECONDARY_CONTROLS, secondary);
             vmcs.write(field::MSR_BITMAPS, bitmap);
         });
@@ -434,6 +444,16 @@ impl BackendVcpu for VmxVcpu {
                 }
             }
         });
+    }
+
+    fn acknowledged_interrupt(&mut self, irq: &IrqOff) -> Option<u8> {
+        if !self.vmx.controls.features.acknowledge_interrupt {
+            return None;
+        }
+        self.state.as_mut().with(irq, |state, irq| {
+            let info = state.vmcs(irq).read(field::EXIT_INTERRUPTION_INFO);
+            InterruptionInfo::new(info).external_interrupt()
+        })
     }
 
     fn dump(&mut self) {

@@ -378,3 +378,49 @@ const REQUIRED: [u64; 6] = [
     0xc204 << 32,
     0x0610_4040,
 ];
+
+/// Posted interrupts stand on the delivery of virtual ones and on exits that acknowledge (SDM vol. 3,
+/// section 27.2.1.1), and are off by default.
+#[test]
+fn posted_interrupts() {
+    let options = Options {
+        virtual_interrupts: true,
+        posted_interrupts: true,
+        ..Options::default()
+    };
+    let mut server = SKYLAKE_6700K;
+    let apicv = secondary::APIC_REGISTER_VIRTUALIZATION | secondary::VIRTUAL_INTERRUPT_DELIVERY;
+    server.procbased2 |= u64::from(apicv) << 32;
+    assert!(
+        !compute(&server, &options)
+            .unwrap()
+            .features
+            .posted_interrupts
+    );
+    for pin in [&mut server.pinbased, &mut server.true_pinbased] {
+        *pin |= u64::from(pin::POSTED_INTERRUPTS) << 32;
+    }
+    let controls = compute(&server, &options).unwrap();
+    check(&server, &controls);
+    assert!(controls.features.posted_interrupts && controls.features.acknowledge_interrupt);
+    assert_ne!(controls.exit & exit::ACKNOWLEDGE_INTERRUPT, 0);
+    assert_eq!(controls.pin & pin::POSTED_INTERRUPTS, 0);
+    for mode in MODES {
+        let secondary = controls.secondary_for(mode);
+        let delivers = secondary & secondary::VIRTUAL_INTERRUPT_DELIVERY != 0;
+        let posted = controls.pin_for(mode) & pin::POSTED_INTERRUPTS != 0;
+        assert_eq!(posted, delivers, "{mode:?}");
+    }
+    for off in [
+        Options::default(),
+        Options {
+            virtual_interrupts: false,
+            ..options
+        },
+    ] {
+        let controls = compute(&server, &off).unwrap();
+        assert!(!controls.features.posted_interrupts);
+        assert_eq!(controls.exit & exit::ACKNOWLEDGE_INTERRUPT, 0);
+        assert_eq!(controls.pin_for(ApicMode::X2Apic), controls.pin);
+    }
+}

@@ -46,6 +46,7 @@ groups!(
     irq_load,
     irq_route,
     irq_smp,
+    irq_posted,
     irq_inject,
     pv,
     pv_async_pf,
