@@ -136,7 +136,7 @@ guest!(touch_pages:
     "mov ebx, 0x1000",
     "2: or byte ptr [rbx], 0",
     "add ebx, 0x1000",
-    "cmp ebx, 0x40000", "jb 2b",
+    "cmp ebx, 0x70000", "jb 2b",
     "out DONE, al",
 );
 
