@@ -46,6 +46,13 @@ fn main() -> ExitCode {
     }
     let mut chosen = tests::all();
     chosen.retain(|test| filters.is_empty() || filters.iter().any(|f| test.name.contains(f)));
+    if let Some(name) = left_out
+        .iter()
+        .find(|name| !chosen.iter().any(|test| test.name == **name))
+    {
+        eprintln!("--except: {name} is not among the chosen tests");
+        return ExitCode::from(2);
+    }
     chosen.retain(|test| !left_out.iter().any(|name| name == test.name));
     if list {
         chosen.iter().for_each(|test| println!("{}", test.name));

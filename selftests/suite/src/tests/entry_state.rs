@@ -11,7 +11,6 @@ use crate::harness::{skip, Outcome, TestResult};
 use crate::host::Random;
 use crate::machine::*;
 
-
 tests!(
     entry_syscall_sysret,
     entry_segments_survive,

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Interrupts for a vCPU that is in its guest all the while, which a processor can take without an exit.
 
-use std::time::{Duration, Instant};
-
-use crate::guest::*;
-use crate::harness::{env, fail, Outcome, TestResult};
-use crate::kvm::*;
+use super::irq_smp::{wait_for, with_second};
+use crate::harness::{env, TestResult};
 use crate::machine::*;
 
 tests!(irq_posted_ipi = 60, irq_posted_halting = 60,);
@@ -64,37 +61,10 @@ fn count(code: &[u8], rounds: u64) -> TestResult {
     let mut m = Machine::irqchip(posted_sender())?;
     m.run_sync()?;
     m.with_regs(|r| r.rdi = rounds)?;
-    let mut second = m.second(code)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| second.run());
-        let result = (|| {
-            let start = Instant::now();
-            while m.data(8) != 1 {
-                if start.elapsed() > Duration::from_secs(5) {
-                    return fail("the second vCPU does not start");
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            m.run_done()?;
-            check_eq!(u64::from(m.irq_count(VECTOR)), rounds);
-            Ok(())
-        })();
-        m.set_data(9, 1);
-        m.vm.signal_msi(0xfee0_1000, 0x7f)?;
-        let exit = thread
-            .join()
-            .map_err(|_| Outcome::Fail("the thread panicked".into()))?;
-        result?;
-        check!(
-            matches!(
-                exit?,
-                Exit::Out {
-                    port: PORT_DONE,
-                    ..
-                }
-            ),
-            "the second vCPU's exit"
-        );
+    with_second(&mut m, code, |m| {
+        wait_for("second vCPU", || m.data(8) == 1)?;
+        m.run_done()?;
+        check_eq!(u64::from(m.irq_count(VECTOR)), rounds);
         Ok(())
     })
 }

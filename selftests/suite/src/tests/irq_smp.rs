@@ -48,7 +48,7 @@ guest!(smp_receiver:
 );
 
 /// Waits until `ready` says so.
-fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> TestResult {
+pub(super) fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> TestResult {
     let start = Instant::now();
     while !ready() {
         if start.elapsed() > Duration::from_secs(5) {
@@ -60,7 +60,7 @@ fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> TestResult {
 }
 
 /// Runs `body` while the second vCPU runs on a thread of its own.
-fn with_second(
+pub(super) fn with_second(
     m: &mut Machine,
     code: &[u8],
     body: impl FnOnce(&mut Machine) -> TestResult,
