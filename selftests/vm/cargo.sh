@@ -13,7 +13,7 @@ build_static() {
 	# Naming the target keeps build scripts and procedural macros dynamic, which they must be.
 	with_progress "$log" measure env -C "$1" RUSTFLAGS='-C target-feature=+crt-static' \
 		cargo build --release --locked --target x86_64-unknown-linux-gnu || {
-		grep -aE -A 12 '^error' "$log" | head -n 40 >&2
+		grep -aE -A 12 '^error' "$log" | sed -n 1,40p >&2 || true
 		die "building ${1#"$top"/} failed: $(why "$log")"
 	}
 }

@@ -3,6 +3,7 @@
 # Tests of the harness itself, in TAP: what selftests/vm/run promises.
 set -uo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
+. "$vm_dir/report.sh"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -45,6 +46,13 @@ check "an unknown option is refused" refuses "unknown option" --wrong -- true
 check "an unknown backend is refused" refuses "vmx, svm or none" --backend x -- true
 check "a missing file is refused" refuses "there is no" --add "$work/none:/none" -- true
 check "a number that is none is refused" refuses "positive number" --cpus none -- true
+
+seq -f '[    1.000000] WARNING: CPU: 0 PID: %g at nowhere' 20000 >"$work/log"
+reports() { kernel_report "$work/log" >"$work/report"; }
+check "a log full of reports has some" reports
+check "and 200 lines of them are shown" cmp -s "$work/report" <(head -n 200 "$work/log")
+echo '[    1.000000] all is well' >"$work/log"
+check "a log without a report has none" eval '! reports'
 
 vm --backend svm --kvm --cpus 2 --add "$work/file:/etc/a file" --add "$work/folder:/opt/folder" \
 	--add "/bin/bash:/opt/dynamic" -- sh -c '
