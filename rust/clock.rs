@@ -6,14 +6,23 @@
 use kernel::{
     new_spinlock,
     prelude::*,
-    sync::SpinLock, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        SpinLock, //
+    }, //
 };
 
 use crate::{
     backend::Hardware,
-    host::cpu::{
-        self,
-        Moment, //
+    host::{
+        clock::{
+            self as host,
+            Moment, //
+        },
+        cpu, //
     },
     model::clock::{
         guest::GuestTsc,
@@ -46,6 +55,8 @@ struct Inner {
     sync: TscSync,
     /// `MSR_KVM_WALL_CLOCK`.
     wall_clock: u64,
+    /// vCPUs at the last change of one of them.
+    vcpus: usize,
 }
 
 /// The clocks.
@@ -55,6 +66,8 @@ pub(crate) struct VmTime {
     inner: SpinLock<Inner>,
     /// The rate of the host's counter.
     rate: Rate,
+    /// The [changes](host::changes) of the host's clocks that have been taken note of.
+    changes: Atomic<u32>,
 }
 
 impl VmTime {
@@ -62,11 +75,13 @@ impl VmTime {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_spinlock!(Inner {
-                clock: VmClock::new(cpu::moment().raw_ns),
+                clock: VmClock::new(host::moment().raw_ns),
                 sync: TscSync::new(),
                 wall_clock: 0,
+                vcpus: 0,
             }),
             rate: Rate::of(cpu::tsc_khz()),
+            changes: Atomic::new(host::changes()),
         })
     }
 
@@ -79,7 +94,7 @@ impl VmTime {
         vcpu: &mut Generation,
         vcpus: usize,
     ) -> (u64, bool) {
-        let moment = cpu::moment();
+        let moment = host::moment();
         let mut inner = self.inner.lock();
         let offset = inner.sync.write(write, vcpu, counter(tsc), now(&moment));
         (offset, inner.anchor(&moment, vcpus))
@@ -94,7 +109,7 @@ impl VmTime {
         vcpu: &mut Generation,
         vcpus: usize,
     ) -> bool {
-        let moment = cpu::moment();
+        let moment = host::moment();
         let mut inner = self.inner.lock();
         inner
             .sync
@@ -104,10 +119,34 @@ impl VmTime {
 
     /// A vCPU's counter has got another frequency. Returns whether all vCPUs must renew their guests' pages.
     pub(crate) fn leave_tsc(&self, vcpu: &mut Generation, vcpus: usize) -> bool {
-        let moment = cpu::moment();
+        let moment = host::moment();
         let mut inner = self.inner.lock();
         inner.sync.leave(vcpu);
         inner.anchor(&moment, vcpus)
+    }
+
+    /// Whether the host's clocks have left the time-stamp counter or come back to it since
+    /// [`follow_host`](Self::follow_host).
+    #[inline]
+    pub(crate) fn host_has_changed(&self) -> bool {
+        self.changes.load(Relaxed) != host::changes()
+    }
+
+    /// Decides anew whether the vCPUs share an anchor: what is computed from a counter that the host does not
+    /// use would drift away from its clock, and the host may have found out that the counter is wrong. Returns
+    /// whether all vCPUs must renew their guests' pages.
+    #[cold]
+    pub(crate) fn follow_host(&self) -> bool {
+        // A change that comes right now will be found by the next call.
+        self.changes.store(host::changes(), Relaxed);
+        let moment = host::moment();
+        let mut inner = self.inner.lock();
+        let had = inner.clock.has_master();
+        let matched = inner.vcpus != 0 && inner.sync.all_match(inner.vcpus);
+        inner
+            .clock
+            .update_master(moment.stable, matched, moment.raw_ns, moment.tsc);
+        had || inner.clock.has_master()
     }
 
     /// Whether all vCPUs read the same clock.
@@ -117,7 +156,7 @@ impl VmTime {
 
     /// Returns what a vCPU with the counter `tsc` shows its guest, the version apart.
     pub(crate) fn time_info(&self, tsc: &GuestTsc, stopped: bool) -> TimeInfo {
-        let moment = cpu::moment();
+        let moment = host::moment();
         let inner = self.inner.lock();
         let (host_tsc, system_time) = inner.clock.anchor(moment.raw_ns, moment.tsc);
         TimeInfo {
@@ -137,7 +176,7 @@ impl VmTime {
 
     /// Sets it. Returns the wall clock that the guest's memory gets with `version`.
     pub(crate) fn set_wall_clock(&self, value: u64, version: u32) -> [u32; 3] {
-        let moment = cpu::moment();
+        let moment = host::moment();
         let mut inner = self.inner.lock();
         inner.wall_clock = value;
         let now = inner.clock.now(moment.raw_ns, moment.tsc, self.rate);
@@ -146,7 +185,7 @@ impl VmTime {
 
     /// `KVM_GET_CLOCK`.
     pub(crate) fn get_clock(&self) -> uapi::kvm_clock_data {
-        let moment = cpu::moment();
+        let moment = host::moment();
         let inner = self.inner.lock();
         let mut data = uapi::kvm_clock_data {
             clock: inner.clock.now(moment.raw_ns, moment.tsc, self.rate),
@@ -168,7 +207,7 @@ impl VmTime {
         if data.flags & !FLAGS != 0 {
             return Err(EINVAL);
         }
-        let moment = cpu::moment();
+        let moment = host::moment();
         let mut clock_ns = data.clock;
         if data.flags & REALTIME != 0 {
             // The time that has passed since the clock was read counts, but it never goes back.
@@ -211,6 +250,7 @@ impl Inner {
     /// stays: a new one, by however little it differs, would make the clock jump. Returns whether it has
     /// come or gone.
     fn anchor(&mut self, moment: &Moment, vcpus: usize) -> bool {
+        self.vcpus = vcpus;
         let (matched, had) = (self.sync.all_match(vcpus), self.clock.has_master());
         if matched != had {
             self.clock

@@ -5,6 +5,7 @@
 //! Together with `vmx/` and `svm/` these are the only files with `unsafe` code.
 
 pub(crate) mod atomic;
+pub(crate) mod clock;
 pub(crate) mod cpu;
 pub(crate) mod eventfd;
 pub(crate) mod exchange;

@@ -117,6 +117,7 @@ struct Vireo {
     #[pin]
     device: MiscDeviceRegistration<dev::Device>,
     fetchers: host::global::GlobalOwner<host::work::WorkQueue>,
+    clock: host::clock::Watch,
     virtualization: host::hotplug::VirtualizationOn,
     mitigations: host::cpu::Mitigations,
     hardware: backend::HardwareOwner,
@@ -128,6 +129,7 @@ impl kernel::InPlaceModule for Vireo {
             hardware: backend::Hardware::probe()?,
             mitigations: host::cpu::Mitigations::new()?,
             virtualization: enable()?,
+            clock: host::clock::Watch::new()?,
             fetchers: vcpu::paravirt::start_fetchers()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"vireo" }),
         })

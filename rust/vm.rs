@@ -130,6 +130,14 @@ impl Vm {
         &self.time
     }
 
+    /// Takes note of it when the host's clocks have left the time-stamp counter or come back to it.
+    #[inline]
+    pub(crate) fn follow_host_clock(&self) {
+        if self.time.host_has_changed() && self.time.follow_host() {
+            self.renew_clocks();
+        }
+    }
+
     /// Has all vCPUs write their guests' clocks anew.
     pub(crate) fn renew_clocks(&self) {
         self.memory().vcpus.for_each(|vcpu| vcpu.tell(news::CLOCK));
@@ -345,8 +353,12 @@ impl FileOperations for Vm {
             uapi::REGISTER_COALESCED_MMIO => this.coalesced.add(&uapi::get(arg)?)?,
             uapi::UNREGISTER_COALESCED_MMIO => this.coalesced.remove(&uapi::get(arg)?)?,
             uapi::CREATE_IRQCHIP => this.create_irqchip()?,
-            uapi::GET_CLOCK => uapi::put(arg, &this.time.get_clock())?,
+            uapi::GET_CLOCK => {
+                this.follow_host_clock();
+                uapi::put(arg, &this.time.get_clock())?;
+            }
             uapi::SET_CLOCK => {
+                this.follow_host_clock();
                 this.time.set_clock(&uapi::get(arg)?)?;
                 this.renew_clocks();
             }

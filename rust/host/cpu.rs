@@ -260,17 +260,6 @@ pub(crate) fn now_ns() -> u64 {
     now.max(0) as u64
 }
 
-/// One moment of the host, by all its clocks.
-pub(crate) use crate::bindings::vireo_moment as Moment;
-
-/// Returns the moment. Not while the host is suspended.
-pub(crate) fn moment() -> Moment {
-    let mut moment = Moment::default();
-    // SAFETY: The pointer is valid for writing.
-    unsafe { b::vireo_now(&mut moment) };
-    moment
-}
-
 /// Returns how long the current thread has been ready to run without running, in nanoseconds.
 #[inline]
 pub(crate) fn run_delay_ns() -> u64 {

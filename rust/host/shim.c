@@ -641,24 +641,6 @@ u64 vireo_tsc_khz(void)
 	return tsc_khz;
 }
 
-void vireo_now(struct vireo_moment *moment)
-{
-	struct system_time_snapshot snapshot;
-
-	ktime_get_snapshot_id(CLOCK_REALTIME, &snapshot);
-	moment->stable = snapshot.valid && snapshot.cs_id == CSID_X86_TSC;
-	if (moment->stable) {
-		moment->tsc = snapshot.cycles;
-		moment->raw_ns = ktime_to_ns(snapshot.monoraw);
-		moment->real_ns = ktime_to_ns(snapshot.systime);
-	} else {
-		moment->tsc = rdtsc_ordered();
-		moment->raw_ns = ktime_get_raw_ns();
-		moment->real_ns = ktime_get_real_ns();
-	}
-	moment->raw_ns += ktime_to_ns(ktime_mono_to_any(0, TK_OFFS_BOOT));
-}
-
 /* How long the current thread has been ready to run without running, in ns. */
 u64 vireo_run_delay(void)
 {

@@ -146,6 +146,10 @@ struct vireo_moment {
 };
 
 void vireo_now(struct vireo_moment *moment);
+int vireo_clock_watch(void);
+void vireo_clock_unwatch(void);
+/* How often the clocks have gone over to the TSC or left it. Written under their lock, read without. */
+extern unsigned int vireo_clock_changes;
 u64 vireo_run_delay(void);
 void vireo_kick_cpu(int cpu);
 void vireo_notify_posted(int cpu);

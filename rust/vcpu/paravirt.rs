@@ -159,6 +159,9 @@ fn in_page(address: u64, length: usize) -> Option<Gpa> {
 impl State {
     /// Takes note of what others have sent.
     pub(super) fn take_paravirt_news(&mut self, bits: u32) {
+        if bits & news::HOST_CLOCK != 0 {
+            self.vm.follow_host_clock();
+        }
         if bits & news::CLOCK != 0 {
             self.paravirt.renew_clock();
         }
@@ -198,6 +201,8 @@ impl State {
 
     /// The VMM runs the vCPU.
     pub(super) fn paravirt_enters(&mut self) {
+        // Nobody has noted it for a thread that was not in `KVM_RUN`.
+        self.vm.follow_host_clock();
         if self.paravirt.own_clock {
             self.paravirt.renew_clock();
         }

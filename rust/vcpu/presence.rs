@@ -25,6 +25,7 @@ use super::table::{
 use crate::{
     host::{
         atomic,
+        clock,
         cpu::IrqOff,
         sched::{
             self,
@@ -70,6 +71,8 @@ pub(crate) struct Presence {
     flag: Atomic<u64>,
     /// The byte says so. The guest may have added a wish since, so it is not written again.
     told: Atomic<u32>,
+    /// The [changes](clock::changes) of the host's clocks that the vCPU has been told of.
+    clock_changes: Atomic<u32>,
 }
 
 impl Presence {
@@ -84,6 +87,7 @@ impl Presence {
             at_rest: Atomic::new(0),
             flag: Atomic::new(0),
             told: Atomic::new(0),
+            clock_changes: Atomic::new(clock::changes()),
         })
     }
 
@@ -197,6 +201,11 @@ impl Watch for VcpuShared {
         presence.user_mode.store(0, Relaxed);
         if presence.flag.load(Relaxed) != 0 {
             self.note(news::STEAL);
+        }
+        let changes = clock::changes();
+        if presence.clock_changes.load(Relaxed) != changes {
+            presence.clock_changes.store(changes, Relaxed);
+            self.note(news::HOST_CLOCK);
         }
     }
 }

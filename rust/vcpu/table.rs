@@ -66,6 +66,8 @@ pub(crate) mod news {
     pub(crate) const WATCHED: u32 = 1 << 8;
     /// A page has come that the guest waits for.
     pub(crate) const PAGE: u32 = 1 << 9;
+    /// The host's clocks have gone over to another counter.
+    pub(crate) const HOST_CLOCK: u32 = 1 << 10;
 }
 
 /// What has been sent to a vCPU and not been taken by it.

@@ -50,6 +50,7 @@ groups!(
     irq_inject,
     pv,
     pv_async_pf,
+    pv_clock_host,
     pv_eoi,
     pv_features,
     pv_sched,

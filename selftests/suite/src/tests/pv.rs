@@ -31,7 +31,7 @@ tests!(
 );
 
 /// Bits of leaf 0x40000001.
-const CLOCK: u32 = 1 << 3;
+pub(super) const CLOCK: u32 = 1 << 3;
 const STEAL: u32 = 1 << 5;
 const UNHALT: u32 = 1 << 7;
 const SEND_IPI: u32 = 1 << 11;
@@ -69,16 +69,16 @@ fn with_msr(msr: u64, value: u64) -> std::result::Result<Machine, Outcome> {
 }
 
 /// The clock's page.
-struct Page {
-    version: u32,
+pub(super) struct Page {
+    pub(super) version: u32,
     tsc: u64,
     time: u64,
     mul: u32,
     shift: i8,
-    flags: u8,
+    pub(super) flags: u8,
 }
 
-fn page(m: &Machine, at: u64) -> Page {
+pub(super) fn page(m: &Machine, at: u64) -> Page {
     let last = m.mem.get(at + 24);
     Page {
         version: m.mem.get32(at),
@@ -92,14 +92,14 @@ fn page(m: &Machine, at: u64) -> Page {
 
 impl Page {
     /// The time as Linux computes it.
-    fn at(&self, tsc: u64) -> u64 {
+    pub(super) fn at(&self, tsc: u64) -> u64 {
         let delta = tsc.wrapping_sub(self.tsc);
         let delta = if self.shift < 0 { delta >> -self.shift } else { delta << self.shift };
         self.time + ((u128::from(delta) * u128::from(self.mul)) >> 32) as u64
     }
 }
 
-fn clock(m: &Machine) -> std::result::Result<kb::kvm_clock_data, Outcome> {
+pub(super) fn clock(m: &Machine) -> std::result::Result<kb::kvm_clock_data, Outcome> {
     let mut data = kb::kvm_clock_data::default();
     ioctl_out(m.vm.fd(), KVM_GET_CLOCK, &mut data)?;
     Ok(data)
