@@ -137,10 +137,10 @@ impl VmTime {
     /// whether all vCPUs must renew their guests' pages.
     #[cold]
     pub(crate) fn follow_host(&self) -> bool {
-        // A change that comes right now will be found by the next call.
+        let mut inner = self.inner.lock();
+        // The host cannot change its mind here: it would have to stop this CPU, whose preemption is off.
         self.changes.store(host::changes(), Relaxed);
         let moment = host::moment();
-        let mut inner = self.inner.lock();
         let had = inner.clock.has_master();
         let matched = inner.vcpus != 0 && inner.sync.all_match(inner.vcpus);
         inner
